@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""Every output's name: the only place where one is made.
+
+`OUTPUTS` is the table; `output_path` formats a row of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from ..errors import UsageError, suggest
+
+#: Order of entities in file names (BIDS 1.11, with BEP017's ``meas``).
+ENTITY_ORDER: tuple[str, ...] = (
+    "sub", "ses", "sample", "task", "tracksys", "acq", "nuc", "voi", "ce", "trc", "stain", "rec",
+    "dir", "run", "mod", "echo", "flip", "inv", "mt", "part", "proc", "hemi", "space", "split",
+    "recording", "chunk", "atlas", "seg", "scale", "res", "den", "meas", "stat", "label", "desc",
+)  # fmt: skip
+
+#: Entities that describe a derivative, not the scan that it comes from.
+DERIVATIVE_ENTITIES = frozenset({"space", "res", "den", "desc", "atlas", "seg", "label"})
+
+
+@dataclass(frozen=True)
+class Output:
+    """One row of the table of outputs.
+
+    Parameters
+    ----------
+    folder
+        ``{datatype}`` under the participant's (session's) folder, ``group`` or ``root``.
+    suffix, extension
+        As in BIDS.
+    entities
+        Entities beyond those of the source, in any order.
+    description
+        What the file holds, for README and reports.
+    """
+
+    folder: str
+    suffix: str
+    extension: str
+    entities: tuple[str, ...]
+    description: str
+
+
+#: What is written, by name.
+OUTPUTS: dict[str, Output] = {
+    "timeseries": Output("func", "timeseries", ".tsv", ("space", "atlas", "desc"),
+                         "denoised series, a column a region"),
+    "connectome": Output("{datatype}", "relmat", ".tsv", ("space", "atlas", "meas"),
+                         "measured connectome"),
+    "atlas_labels": Output("{datatype}", "dseg", ".nii.gz", ("space", "atlas"),
+                           "atlas labels on the grid of the data"),
+    "functional_qc": Output("func", "qc", ".tsv", ("desc",), "quality of a functional run"),
+    "structural_qc": Output("dwi", "qc", ".tsv", ("desc",), "quality of a diffusion series"),
+    "latent": Output("session", "latent", ".tsv", (), "latents, a row a source"),
+    "prediction": Output("{datatype}", "relmat", ".tsv", ("atlas", "meas", "desc"),
+                         "predicted connectome"),
+    "figure": Output("figures", "{suffix}", ".png", ("desc",), "figure of the participant's page"),
+    "cohort_latent": Output("group", "latent", ".tsv", ("desc",),
+                            "latents of the cohort, a row a participant"),
+    "adaptation": Output("group", "adaptation", ".safetensors", ("desc",),
+                         "adaptation to the cohort"),
+    "cohort_mean": Output("group", "relmat", ".tsv", ("atlas", "meas", "stat"),
+                          "mean measured connectome"),
+    "prediction_qc": Output("group", "qc", ".tsv", ("desc",), "quality of the predictions"),
+}  # fmt: skip
+
+
+def format_entities(entities: Iterable[tuple[str, str]]) -> str:
+    """Write entities in BIDS order, as ``sub-01_task-rest``.
+
+    Raises
+    ------
+    UsageError
+        If an entity is unknown or a label holds other characters than letters, digits and ``+``.
+
+    Examples
+    --------
+    >>> format_entities([("run", "1"), ("sub", "01")])
+    'sub-01_run-1'
+    """
+    pairs = dict(entities)
+    for key, label in pairs.items():
+        if key not in ENTITY_ORDER:
+            raise UsageError(f"entity '{key}' is unknown", fix=suggest(key, ENTITY_ORDER) + ".")
+        if not label or not all(character.isalnum() or character == "+" for character in label):
+            raise UsageError(
+                f"label '{label}' of entity '{key}' cannot be part of a file name",
+                fix="Use letters and digits only.",
+            )
+    return "_".join(f"{key}-{pairs[key]}" for key in ENTITY_ORDER if key in pairs)
+
+
+def source_entities(entities: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Leave out the entities that describe a derivative."""
+    return tuple((key, label) for key, label in entities if key not in DERIVATIVE_ENTITIES)
+
+
+def combined_entities(entities: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Leave out what tells the runs of one task and session apart."""
+    return tuple((key, label) for key, label in entities if key not in {"run", "dir"})
+
+
+def output_path(
+    name: str,
+    entities: Iterable[tuple[str, str]] = (),
+    *,
+    datatype: str = "",
+    suffix: str = "",
+    extension: str = "",
+    **labels: str,
+) -> PurePosixPath:
+    """Path of an output, relative to the root of its data set.
+
+    Parameters
+    ----------
+    name
+        A key of `OUTPUTS`.
+    entities
+        Entities of the source; ``sub`` (and ``ses``) say the folder.
+    datatype, suffix
+        Where the row leaves them open.
+    extension
+        In place of the row's, such as ``.json`` for the sidecar.
+    labels
+        Labels of the row's own entities; an empty one is left out.
+
+    Examples
+    --------
+    >>> output_path("connectome", [("sub", "01"), ("task", "rest")], datatype="func",
+    ...             space="T1w", atlas="fs86", meas="FCcorrHPF").name
+    'sub-01_task-rest_space-T1w_atlas-fs86_meas-FCcorrHPF_relmat.tsv'
+    """
+    row = OUTPUTS[name]
+    extra = {key: label for key, label in labels.items() if label}
+    pairs: Mapping[str, str] = {**dict(entities), **extra}
+    stem = format_entities(pairs.items())
+    suffix = row.suffix.format(suffix=suffix)
+    filename = f"{stem}_{suffix}{extension or row.extension}"
+    if row.folder == "group":
+        return PurePosixPath("group", filename)
+    folder = PurePosixPath(f"sub-{pairs['sub']}")
+    if row.folder == "figures":
+        return folder / "figures" / filename
+    if "ses" in pairs:
+        folder /= f"ses-{pairs['ses']}"
+    if row.folder != "session":
+        folder /= row.folder.format(datatype=datatype)
+    return folder / filename

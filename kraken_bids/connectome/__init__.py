@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The connectome recipes: arrays in, arrays out; numpy and scipy only."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Images and transforms: streaming, resampling of labels, tissues."""

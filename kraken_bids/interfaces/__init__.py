@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Thin Nipype interfaces over the pure functions of the domain packages."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Nipype graphs; imported as ``kraken_bids.workflows``."""
