@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: MIT
+"""What a person asked for, as frozen values; nothing here is read from anywhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which scans to look at; empty tuples select all.
+
+    Parameters
+    ----------
+    participants, sessions, tasks, runs
+        Labels without prefix.
+    filters
+        Contents of ``--bids-filter-file`` by query, as entity and accepted labels.
+    """
+
+    participants: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    filters: tuple[tuple[str, tuple[tuple[str, tuple[str | None, ...]], ...]], ...] = ()
+
+
+@dataclass(frozen=True)
+class FunctionalOptions:
+    """The functional recipe; the defaults are those of the model's training connectomes.
+
+    Parameters
+    ----------
+    compcor
+        ``exact`` computes tissue components from own eroded masks; ``columns`` takes the
+        aCompCor columns of the confounds table.
+    gsr_source
+        ``grey_matter`` or ``global_signal``.
+    high_pass_hz, high_pass_edge_hz
+        Cut-off of the high-pass filter and standard deviation of its Gaussian edge.
+    skip_s
+        Time at the start of a run that is flagged as not yet steady, in seconds.
+    pcorr_lambda
+        Regularisation of the partial correlation by atlas.
+    min_coverage
+        Least share of a region's voxels with signal; below it the region counts as missing.
+    """
+
+    compcor: str = "exact"
+    gsr_source: str = "grey_matter"
+    high_pass_hz: float = 0.01
+    high_pass_edge_hz: float = 0.0029
+    skip_s: float = 7.2
+    pcorr_lambda: tuple[tuple[str, float], ...] = (
+        ("fs86", 0.06),
+        ("shen268", 0.06),
+        ("coco439", 0.06),
+    )
+    min_coverage: float = 0.0
+
+
+@dataclass(frozen=True)
+class StructuralOptions:
+    """The structural recipe.
+
+    Parameters
+    ----------
+    n_streamlines
+        Streamlines to select for each algorithm.
+    assignment_radius_mm
+        Radius of the search for a region around a streamline's end.
+    sloppy
+        Quicker seeding, coarser response functions; for trying out.
+    n_threads
+        Threads of one MRtrix3 command. With 1 the same seed gives the same streamlines.
+    random_seed
+        Seed of MRtrix3's random numbers.
+    keep_tractograms
+        Keep the ``.tck`` files beside the connectomes.
+    """
+
+    n_streamlines: int = 5_000_000
+    assignment_radius_mm: float = 4.0
+    sloppy: bool = False
+    n_threads: int = 1
+    random_seed: int = 1
+    keep_tractograms: bool = False
+
+
+@dataclass(frozen=True)
+class TranslationOptions:
+    """How the Krakencoder is used.
+
+    Parameters
+    ----------
+    model_dir
+        Bundle folder, or None where no model is needed.
+    model_sha256
+        SHA-256 of the bundle's weights: an input of every node that uses them.
+    adaptation
+        ``none``, ``meanshift``, ``meanfit``, ``meanfit+meanshift``, or a fitted file.
+    adapt_by
+        Column of ``participants.tsv`` that tells sites apart, or empty.
+    fusions
+        Name and members of each fusion; members are flavor names, ``all``, ``SC`` or ``FC``.
+    predict_from, predict_to
+        Sources (names of fusions or flavors) and target flavors; empty: the fusions, all flavors.
+    label
+        Label of the prediction data set.
+    device
+        ``auto``, ``cpu`` or ``cuda[:n]``.
+    """
+
+    model_dir: Path | None = None
+    model_sha256: str = ""
+    adaptation: str = "meanfit+meanshift"
+    adapt_by: str = ""
+    fusions: tuple[tuple[str, tuple[str, ...]], ...] = (
+        ("fusion", ("all",)),
+        ("fusionSC", ("SC",)),
+        ("fusionFC", ("FC",)),
+    )
+    predict_from: tuple[str, ...] = ()
+    predict_to: tuple[str, ...] = ()
+    label: str = "default"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run may use.
+
+    Parameters
+    ----------
+    n_procs
+        Processes (and threads in all) at a time.
+    omp_nthreads
+        Threads of one process.
+    mem_gb
+        Memory in GB.
+    """
+
+    n_procs: int = 1
+    omp_nthreads: int = 1
+    mem_gb: float = 4.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One invocation of ``kraken-bids``.
+
+    Parameters
+    ----------
+    bids_dir, output_dir, work_dir
+        Folders.
+    level
+        ``participant`` or ``group``.
+    derivatives
+        Name (``fmriprep``, ``xcp_d``, ``qsiprep``, ``qsirecon``, ``connectomes``) and folder of
+        the input derivatives given; more are looked for.
+    subjects_dir
+        FreeSurfer subjects, or None.
+    atlases
+        Names of the atlases.
+    atlas_files
+        Label images in place of the published ones, by atlas.
+    modalities
+        ``func``, ``dwi`` or both.
+    flavors
+        Names of the flavors asked for; empty: all.
+    """
+
+    bids_dir: Path
+    output_dir: Path
+    work_dir: Path
+    level: str
+    selection: Selection = field(default_factory=Selection)
+    derivatives: tuple[tuple[str, Path], ...] = ()
+    subjects_dir: Path | None = None
+    atlases: tuple[str, ...] = ()
+    atlas_files: tuple[tuple[str, Path], ...] = ()
+    modalities: tuple[str, ...] = ("func", "dwi")
+    flavors: tuple[str, ...] = ()
+    functional: FunctionalOptions = field(default_factory=FunctionalOptions)
+    structural: StructuralOptions = field(default_factory=StructuralOptions)
+    translation: TranslationOptions = field(default_factory=TranslationOptions)
+    resources: Resources = field(default_factory=Resources)
+    plugin_file: Path | None = None
+    bids_database_dir: Path | None = None
+    keep_work: bool = False
+    write_graph: bool = False
+    resource_monitor: bool = False
+    stop_on_first_crash: bool = False
