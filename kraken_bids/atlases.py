@@ -30,11 +30,12 @@ class Region:
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file with a public address and the SHA-256 of its bytes."""
+    """A file with a public address, the SHA-256 of its bytes, and further addresses, if any."""
 
     name: str
     url: str
     sha256: str
+    mirrors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
