@@ -16,6 +16,11 @@ from .errors import KrakenBIDSError
 Entities = tuple[tuple[str, str], ...]
 
 
+def session_label(participant: str, session: str | None) -> str:
+    """``sub-X`` or ``sub-X_ses-Y``."""
+    return f"sub-{participant}" + (f"_ses-{session}" if session else "")
+
+
 @dataclass(frozen=True)
 class TransformStep:
     """One transform file on the way of an image from `source` to `target` space.
@@ -163,7 +168,7 @@ class SessionPlan:
     @property
     def label(self) -> str:
         """``sub-X`` or ``sub-X_ses-Y``."""
-        return f"sub-{self.participant}" + (f"_ses-{self.session}" if self.session else "")
+        return session_label(self.participant, self.session)
 
 
 @dataclass(frozen=True)
@@ -188,4 +193,4 @@ class CohortSession:
     @property
     def label(self) -> str:
         """``sub-X`` or ``sub-X_ses-Y``."""
-        return f"sub-{self.participant}" + (f"_ses-{self.session}" if self.session else "")
+        return session_label(self.participant, self.session)

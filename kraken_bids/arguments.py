@@ -1,0 +1,461 @@
+# SPDX-License-Identifier: MIT
+"""From parsed arguments to `Settings`; everything that is wrong is told at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .atlases import atlas_names, load_atlas
+from .bids.writers import atomic_path
+from .errors import InputError, KrakenBIDSError, Problems, ResourceError, UsageError, suggest
+from .flavors import Flavor
+from .machine import available_cores, available_memory_gb, default_work_dir, parse_memory
+from .settings import (
+    FunctionalOptions,
+    Resources,
+    Selection,
+    Settings,
+    StructuralOptions,
+    TranslationOptions,
+)
+
+#: Input derivatives that ``-d NAME=PATH`` may name.
+DERIVATIVES = ("fmriprep", "xcp_d", "qsiprep", "qsirecon", "connectomes")
+#: Values of ``--adaptation`` other than a file.
+ADAPTATION_MODES = ("none", "meanshift", "meanfit", "meanfit+meanshift")
+#: Queries of ``--bids-filter-file``.
+FILTER_QUERIES = ("bold", "mask", "confounds", "anat", "dwi", "xfm")
+#: Options that say what to do, not how: they are no part of a configuration file.
+ACTIONS = frozenset({
+    "dry_run", "status", "reports_only", "boilerplate_only", "config_file", "verbose", "quiet",
+    "notrack", "skip_bids_validation", "bids_dir", "output_dir", "level",
+})  # fmt: skip
+
+T = TypeVar("T")
+
+
+@dataclass
+class _Reader:
+    """Read one value after the other, collecting what is wrong."""
+
+    problems: list[KrakenBIDSError] = field(default_factory=list)
+
+    def read(self, function: Callable[[], T], default: T) -> T:
+        try:
+            return function()
+        except Problems as several:
+            self.problems += several.problems
+        except KrakenBIDSError as problem:
+            self.problems.append(problem)
+        return default
+
+
+def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser) -> Settings:
+    """Turn parsed arguments into settings.
+
+    Parameters
+    ----------
+    namespace
+        As `kraken_bids.cli.make_parser` parses them.
+    parser
+        The parser; its defaults tell which options ``--config-file`` may fill.
+
+    Raises
+    ------
+    KrakenBIDSError
+        The one problem met, or `Problems` with all of them.
+    """
+    reader = _Reader()
+    if namespace.config_file:
+        reader.read(lambda: _apply_config(namespace, parser), None)
+    n = namespace
+    bids_dir = reader.read(lambda: _existing_folder(n.bids_dir, "BIDS_DIR"), Path(n.bids_dir))
+    output_dir = reader.read(lambda: _writable_folder(n.output_dir, "OUTPUT_DIR"), Path())
+    work_text = n.work_dir or str(default_work_dir())
+    settings = Settings(
+        bids_dir=bids_dir,
+        output_dir=output_dir,
+        work_dir=reader.read(lambda: _writable_folder(work_text, "--work-dir"), Path()),
+        level=n.level,
+        selection=_read_selection(n, reader),
+        derivatives=reader.read(
+            lambda: _named_paths(n.derivatives, "--derivatives", DERIVATIVES, _existing_folder),
+            (),
+        ),
+        subjects_dir=_optional(n.fs_subjects_dir, "--fs-subjects-dir", reader, _existing_folder),
+        atlases=reader.read(lambda: _atlases(n.atlases), atlas_names()),
+        atlas_files=reader.read(
+            lambda: _named_paths(n.atlas_file, "--atlas-file", atlas_names(), _existing_file), ()
+        ),
+        modalities=(n.modality,) if n.modality else ("func", "dwi"),
+        flavors=reader.read(lambda: tuple(str(Flavor.parse(name)) for name in n.flavors), ()),
+        functional=_read_functional(n, reader),
+        structural=_read_structural(n, reader),
+        translation=_read_translation(n, reader),
+        resources=_read_resources(n, reader),
+        plugin_file=_optional(n.use_plugin, "--use-plugin", reader, _existing_file),
+        bids_database_dir=Path(n.bids_database_dir) if n.bids_database_dir else None,
+        keep_work=n.keep_work,
+        write_graph=n.write_graph,
+        resource_monitor=n.resource_monitor,
+        stop_on_first_crash=n.stop_on_first_crash,
+    )
+    reader.read(lambda: _check_folders(settings), None)
+    if len(reader.problems) == 1:
+        raise reader.problems[0]
+    if reader.problems:
+        raise Problems(reader.problems)
+    return settings
+
+
+def _check_folders(settings: Settings) -> None:
+    if settings.output_dir == settings.bids_dir:
+        raise UsageError(
+            "OUTPUT_DIR is BIDS_DIR",
+            where=str(settings.bids_dir),
+            fix=f"Write to {settings.bids_dir / 'derivatives' / 'kraken-bids'}, for example.",
+        )
+
+
+def _existing_folder(text: str, option: str) -> Path:
+    path = Path(text).expanduser().absolute()
+    if not path.is_dir():
+        raise InputError(f"there is no folder {text}", where=option, fix="Check the path.")
+    return path
+
+
+def _existing_file(text: str, option: str) -> Path:
+    path = Path(text).expanduser().absolute()
+    if not path.is_file():
+        raise InputError(f"there is no file {text}", where=option, fix="Check the path.")
+    return path
+
+
+def _writable_folder(text: str, option: str) -> Path:
+    path = Path(text).expanduser().absolute()
+    try:
+        with atomic_path(path / ".kraken-bids" / "probe"):
+            pass
+        (path / ".kraken-bids" / "probe").unlink()
+    except ResourceError as error:
+        raise ResourceError(
+            f"the folder {text} cannot be written: {error.what.partition(': ')[2]}",
+            where=option,
+            fix="Give a folder that you may write to.",
+        ) from error
+    return path
+
+
+def _optional(
+    text: str | None, option: str, reader: _Reader, check: Callable[[str, str], Path]
+) -> Path | None:
+    return reader.read(lambda: check(text, option), None) if text else None
+
+
+def _pairs(texts: Iterable[str], option: str) -> list[tuple[str, str]]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"'{text}' is not NAME=VALUE", where=option, fix="Add the name.")
+        if name in found:
+            raise UsageError(f"'{name}' is given twice", where=option, fix="Leave one out.")
+        found[name] = value
+    return list(found.items())
+
+
+def _named_paths(
+    texts: Iterable[str],
+    option: str,
+    names: Iterable[str],
+    check: Callable[[str, str], Path],
+) -> tuple[tuple[str, Path], ...]:
+    found, problems = [], []
+    known = tuple(names)
+    for name, value in _pairs(texts, option):
+        try:
+            if name not in known:
+                raise UsageError(
+                    f"'{name}' is unknown", where=option, fix=suggest(name, known) + "."
+                )
+            found.append((name, check(value, option)))
+        except KrakenBIDSError as problem:
+            problems.append(problem)
+    if problems:
+        raise Problems(problems)
+    return tuple(found)
+
+
+def _atlases(names: Iterable[str]) -> tuple[str, ...]:
+    asked = {load_atlas(name).name for name in names}
+    return tuple(name for name in atlas_names() if not asked or name in asked)
+
+
+def _labels(texts: Iterable[str], prefix: str) -> tuple[str, ...]:
+    found: list[str] = []
+    for text in texts:
+        if text.startswith("@"):
+            file = _existing_file(text[1:], f"--{prefix} list")
+            found += _labels(file.read_text("utf-8").split(), prefix)
+            continue
+        label = text.removeprefix(f"{prefix}-")
+        if not re.fullmatch(r"[A-Za-z0-9+]+", label):
+            raise UsageError(
+                f"'{text}' is not a BIDS label", fix="Labels hold letters, digits and + only."
+            )
+        found.append(label)
+    return tuple(dict.fromkeys(found))
+
+
+def _read_selection(n: argparse.Namespace, reader: _Reader) -> Selection:
+    return Selection(
+        participants=reader.read(lambda: _labels(n.participant_label, "sub"), ()),
+        sessions=reader.read(lambda: _labels(n.session_id, "ses"), ()),
+        tasks=reader.read(lambda: _labels(n.task_id, "task"), ()),
+        runs=reader.read(lambda: _labels(n.run_id, "run"), ()),
+        filters=reader.read(lambda: _filters(n.bids_filter_file), ()),
+    )
+
+
+def _filters(
+    text: str | None,
+) -> tuple[tuple[str, tuple[tuple[str, tuple[str | None, ...]], ...]], ...]:
+    if not text:
+        return ()
+    option = "--bids-filter-file"
+    file = _existing_file(text, option)
+    try:
+        content = json.loads(file.read_text("utf-8"))
+        queries = {query: dict(entities) for query, entities in content.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{file} is not a JSON object of queries: {error}",
+            where=option,
+            fix='Write it as {"bold": {"task": "rest"}}.',
+        ) from error
+    for query in queries:
+        if query not in FILTER_QUERIES:
+            raise UsageError(
+                f"query '{query}' is unknown",
+                where=f"{option} {file}",
+                fix=suggest(query, FILTER_QUERIES) + ".",
+            )
+    return tuple(
+        (query, tuple((entity, _accepted(value)) for entity, value in entities.items()))
+        for query, entities in queries.items()
+    )
+
+
+def _accepted(value: Any) -> tuple[str | None, ...]:
+    values = value if isinstance(value, list) else [value]
+    return tuple(None if item is None else str(item) for item in values)
+
+
+def _read_functional(n: argparse.Namespace, reader: _Reader) -> FunctionalOptions:
+    default = FunctionalOptions()
+
+    def lambdas() -> tuple[tuple[str, float], ...]:
+        option = "--pcorr-lambda"
+        given = {}
+        for atlas, text in _pairs(n.pcorr_lambda, option):
+            load_atlas(atlas)
+            given[atlas] = _number(text, option, least=0.0)
+        return tuple((atlas, given.get(atlas, value)) for atlas, value in default.pcorr_lambda)
+
+    return FunctionalOptions(
+        compcor=n.compcor,
+        gsr_source=n.gsr_source,
+        pcorr_lambda=reader.read(lambdas, default.pcorr_lambda),
+    )
+
+
+def _number(text: str, option: str, *, least: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not value >= least or value == float("inf"):
+        raise UsageError(
+            f"'{text}' is not a number of at least {least:g}", where=option, fix="Correct it."
+        )
+    return value
+
+
+def parse_count(text: str) -> int:
+    """Read a number of streamlines.
+
+    Raises
+    ------
+    UsageError
+        If it is not a positive whole number.
+
+    Examples
+    --------
+    >>> parse_count("5M"), parse_count("20k"), parse_count("1500")
+    (5000000, 20000, 1500)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text.strip())
+    factor = {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()] if match else 0
+    count = float(match[1]) * factor if match else 0.0
+    if count < 1 or count != int(count):
+        raise UsageError(
+            f"'{text}' is not a number of streamlines",
+            where="--streamlines",
+            fix="Write it as 5M, 20k or 20000.",
+        )
+    return int(count)
+
+
+def _read_structural(n: argparse.Namespace, reader: _Reader) -> StructuralOptions:
+    def radius() -> float:
+        return _number(str(n.assignment_radius), "--assignment-radius", least=0.0)
+
+    return StructuralOptions(
+        n_streamlines=reader.read(lambda: parse_count(n.streamlines), 1),
+        assignment_radius_mm=reader.read(radius, 4.0),
+        sloppy=n.sloppy,
+        n_threads=n.omp_nthreads or 1,
+        random_seed=n.random_seed,
+        keep_tractograms=n.keep_tractograms,
+    )
+
+
+def _read_translation(n: argparse.Namespace, reader: _Reader) -> TranslationOptions:
+    def adaptation() -> str:
+        if n.adaptation in ADAPTATION_MODES:
+            return str(n.adaptation)
+        if n.adaptation == "meanfitshift":
+            return "meanfit+meanshift"
+        path = Path(n.adaptation).expanduser().absolute()
+        if path.is_file():
+            return str(path)
+        raise UsageError(
+            f"'{n.adaptation}' is neither a mode nor a file",
+            where="--adaptation",
+            fix=suggest(n.adaptation, ADAPTATION_MODES) + ".",
+        )
+
+    def fusions() -> tuple[tuple[str, tuple[str, ...]], ...]:
+        pairs = _pairs(n.fusion, "--fusion")
+        for name, _ in pairs:
+            if not name.isalnum():
+                raise UsageError(
+                    f"'{name}' cannot be the name of a fusion",
+                    where="--fusion",
+                    fix="Use letters and digits only.",
+                )
+        return tuple((name, tuple(members.split(","))) for name, members in pairs)
+
+    def label() -> str:
+        name = n.output_label or Path(n.model or "krakencoder-2024").name
+        label = re.sub(r"[^A-Za-z0-9]", "", name)
+        if n.output_label and label != n.output_label:
+            raise UsageError(
+                f"'{n.output_label}' cannot be part of a folder's name",
+                where="--output-label",
+                fix="Use letters and digits only.",
+            )
+        return label.removeprefix("krakencoder") or "default"
+
+    def device() -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", n.device):
+            raise UsageError(
+                f"device '{n.device}' is unknown",
+                where="--device",
+                fix="Give auto, cpu, cuda or cuda:0.",
+            )
+        return str(n.device)
+
+    return TranslationOptions(
+        model_dir=reader.read(lambda: _model_dir(n), None),
+        adaptation=reader.read(adaptation, "none"),
+        adapt_by=n.adapt_by,
+        fusions=reader.read(fusions, ()),
+        predict_from=tuple(n.predict_from),
+        predict_to=reader.read(lambda: tuple(_flavor_names(n.predict_to)), ()),
+        label=reader.read(label, "default"),
+        device=reader.read(device, "auto"),
+    )
+
+
+def _flavor_names(names: Iterable[str]) -> list[str]:
+    groups = {"all", "SC", "FC"}
+    return [name if name in groups else str(Flavor.parse(name)) for name in names]
+
+
+def _model_dir(n: argparse.Namespace) -> Path | None:
+    """Where the model is; fetched by name. None where no model is used."""
+    translates = n.level == "group" or (n.model and n.adaptation not in ADAPTATION_MODES[1:])
+    if not translates or n.status or (n.dry_run and not n.model):
+        return None
+    from .fetch import find_model
+
+    folder = Path(n.model_dir).expanduser().absolute() if n.model_dir else None
+    return find_model(n.model or "krakencoder-2024", folder=folder)
+
+
+def _read_resources(n: argparse.Namespace, reader: _Reader) -> Resources:
+    def positive(value: int | None, option: str, default: int) -> int:
+        if value is not None and value < 1:
+            raise UsageError(f"{value} is too small", where=option, fix="Give 1 or more.")
+        return value or default
+
+    def memory() -> float:
+        if n.mem_mb:
+            return parse_memory(n.mem_mb, unit="M")
+        return parse_memory(n.mem) if n.mem else available_memory_gb()
+
+    n_procs = reader.read(lambda: positive(n.nprocs, "--nprocs", available_cores()), 1)
+    omp = reader.read(lambda: positive(n.omp_nthreads, "--omp-nthreads", 1), 1)
+    if omp > n_procs:
+        reader.problems.append(
+            UsageError(
+                f"{omp} threads a program, but {n_procs} in all",
+                where="--omp-nthreads, --nprocs",
+                fix="Raise --nprocs or lower --omp-nthreads.",
+            )
+        )
+    return Resources(n_procs=n_procs, omp_nthreads=omp, mem_gb=reader.read(memory, 1.0))
+
+
+def _apply_config(namespace: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Fill options that were not typed from the TOML file."""
+    option = "--config-file"
+    file = _existing_file(namespace.config_file, option)
+    try:
+        content = tomllib.loads(file.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not TOML: {error}", where=option, fix="Mend it.") from error
+    known = {action.dest for action in parser._actions} - ACTIONS - {"help", "version"}  # noqa: SLF001
+    problems = [
+        UsageError(
+            f"option '{name}' is unknown", where=f"{option} {file}", fix=suggest(name, known) + "."
+        )
+        for name in content
+        if name.replace("-", "_") not in known
+    ]
+    if problems:
+        raise Problems(problems)
+    for name, value in content.items():
+        dest = name.replace("-", "_")
+        if getattr(namespace, dest) == parser.get_default(dest):
+            setattr(namespace, dest, value)
+
+
+def config_text(namespace: argparse.Namespace) -> str:
+    """The options in force as TOML that ``--config-file`` reads back."""
+    import tomli_w
+
+    values = {
+        name: value
+        for name, value in sorted(vars(namespace).items())
+        if name not in ACTIONS and value not in (None, [], "", False)
+    }
+    return tomli_w.dumps(values)

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: MIT
+"""``kraken-bids``: arguments to settings to exit code.
+
+Nothing heavy is imported before the arguments are understood: ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from . import __version__
+from .errors import KrakenBIDSError
+
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+
+EXAMPLES = """\
+examples:
+  kraken-bids /data/study /data/study/derivatives/kraken participant --participant-label 01
+  kraken-bids /data/study out participant -d fmriprep=/data/fmriprep qsiprep=/data/qsiprep
+  kraken-bids /data/study out group --model krakencoder-2024
+exit codes:
+  0 all done; 1 some participants failed; 2 usage; 3 inputs or resources; 70 internal error
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes both spellings of an option and suggests the nearest one."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """Read ``--participant_label`` as ``--participant-label``."""
+        args = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args([_hyphens(text) for text in args], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, with the nearest option, and leave with code 2."""
+        known = [text for action in self._actions for text in action.option_strings]
+        for word in message.replace("=", " ").split():
+            near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+            if word.startswith("-") and near and near[0] != word:
+                message += f" (did you mean {near[0]}?)"
+                break
+        self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
+
+
+def _hyphens(text: str) -> str:
+    if not text.startswith("--"):
+        return text
+    name, equals, value = text.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of ``kraken-bids``."""
+    parser = Parser(
+        prog="kraken-bids",
+        usage="kraken-bids BIDS_DIR OUTPUT_DIR {participant,group} [options]",
+        description="Connectomes from BIDS derivatives, measured and predicted.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("bids_dir", metavar="BIDS_DIR", help="BIDS data set (raw or derivative)")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="where outputs go")
+    parser.add_argument(
+        "level",
+        choices=("participant", "group"),
+        help="measure connectomes, or translate those of the finished participants",
+    )
+    parser.add_argument("--version", action="version", version=f"kraken-bids {__version__}")
+    _add_selection(parser.add_argument_group("which scans"))
+    _add_inputs(parser.add_argument_group("inputs"))
+    _add_recipes(parser.add_argument_group("connectomes"))
+    _add_translation(parser.add_argument_group("Krakencoder"))
+    _add_execution(parser.add_argument_group("execution"))
+    _add_other(parser.add_argument_group("other"))
+    return parser
+
+
+def _add_selection(group: argparse._ArgumentGroup) -> None:
+    listed: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "LABEL"}
+    group.add_argument(
+        "--participant-label", **listed, help="participants, with or without sub-, or @FILE"
+    )
+    group.add_argument(
+        "--session-id", "--session-label", **listed, help="sessions, with or without ses-"
+    )
+    group.add_argument("-t", "--task-id", **listed, help="tasks")
+    group.add_argument("--run-id", **listed, help="runs")
+    group.add_argument(
+        "--bids-filter-file", metavar="FILE", help="JSON with entities for each kind of input"
+    )
+
+
+def _add_inputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "-d", "--derivatives", "--datasets",
+        nargs="+", default=[], metavar="NAME=PATH", action="extend",
+        help="input derivatives: fmriprep, xcp_d, qsiprep, qsirecon, connectomes; "
+        "others are found under BIDS_DIR/derivatives",
+    )  # fmt: skip
+    group.add_argument(
+        "--fs-subjects-dir", metavar="DIR", help="FreeSurfer subjects (read only; no licence)"
+    )
+    group.add_argument(
+        "--bids-database-dir", metavar="DIR", help="keep pybids' index of the inputs here"
+    )
+
+
+def _add_recipes(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--atlases", nargs="+", default=[], metavar="NAME", help="default: all atlases"
+    )
+    group.add_argument(
+        "--atlas-file",
+        nargs="+", default=[], metavar="NAME=FILE", action="extend",
+        help="label image in MNI152NLin6Asym in place of the published one",
+    )  # fmt: skip
+    group.add_argument(
+        "--modality", choices=("func", "dwi"), help="functional or structural branch only"
+    )
+    group.add_argument(
+        "--flavors", nargs="+", default=[], metavar="FLAVOR", help="subset of connectome types"
+    )
+    group.add_argument(
+        "--compcor", choices=("exact", "columns"), default="exact",
+        help="tissue components from own masks, or fMRIPrep's aCompCor columns",
+    )  # fmt: skip
+    group.add_argument(
+        "--gsr-source", choices=("grey_matter", "global_signal"), default="grey_matter",
+        help="signal regressed for the gsr flavor",
+    )  # fmt: skip
+    group.add_argument(
+        "--pcorr-lambda", nargs="+", default=[], metavar="ATLAS=VALUE",
+        help="regularisation of the partial correlation; default 0.06",
+    )  # fmt: skip
+    group.add_argument(
+        "--streamlines", metavar="N", default="5M", help="per algorithm; 5M, 20k or a number"
+    )
+    group.add_argument(
+        "--assignment-radius", type=float, default=4.0, metavar="MM",
+        help="search radius at the ends of streamlines; default 4",
+    )  # fmt: skip
+    group.add_argument("--random-seed", type=int, default=1, metavar="N", help="of tractography")
+    group.add_argument("--keep-tractograms", action="store_true", help="keep the .tck files")
+    group.add_argument("--sloppy", action="store_true", help="quick and poor, for trying out")
+
+
+def _add_translation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--model", metavar="NAME|DIR", help="krakencoder-2024 or a bundle (group: default "
+        "krakencoder-2024)"
+    )  # fmt: skip
+    group.add_argument("--model-dir", metavar="DIR", help="where fetched models are kept")
+    group.add_argument(
+        "--adaptation", metavar="MODE|FILE", default="meanfit+meanshift",
+        help="none, meanshift, meanfit, meanfit+meanshift (default) or a fitted file",
+    )  # fmt: skip
+    group.add_argument(
+        "--adapt-by", metavar="COLUMN", default="", help="adapt each site of participants.tsv"
+    )
+    group.add_argument(
+        "--fusion", nargs="+", metavar="NAME=MEMBERS",
+        default=["fusion=all", "fusionSC=SC", "fusionFC=FC"],
+        help="fused latents; members: all, SC, FC or flavors, separated by commas",
+    )  # fmt: skip
+    group.add_argument(
+        "--predict-from", nargs="+", default=[], metavar="SOURCE", help="default: the fusions"
+    )
+    group.add_argument(
+        "--predict-to", nargs="+", default=[], metavar="FLAVOR", help="default: all of the model"
+    )
+    group.add_argument(
+        "--output-label", metavar="LABEL", default="", help="derivatives/krakencoder-LABEL"
+    )
+    group.add_argument("--device", default="auto", metavar="{auto,cpu,cuda[:N]}", help="for torch")
+
+
+def _add_execution(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--nprocs", "--nthreads", "--n-cpus", type=int, metavar="N",
+        help="threads in all; default: those of the job or container",
+    )  # fmt: skip
+    group.add_argument(
+        "--omp-nthreads", type=int, metavar="N",
+        help="threads of one program; with 1 (default) tractography repeats bit for bit",
+    )  # fmt: skip
+    group.add_argument("--mem", "--mem-gb", metavar="AMOUNT", help="such as 8G, 1.5G, 7500MB")
+    group.add_argument("--mem-mb", metavar="N", help="the same in MB")
+    group.add_argument("-w", "--work-dir", metavar="DIR", help="scratch space")
+    group.add_argument("--keep-work", action="store_true", help="keep it after success")
+    group.add_argument(
+        "--use-plugin", "--nipype-plugin-file", metavar="FILE", help="Nipype plugin (JSON)"
+    )
+    group.add_argument("--resource-monitor", action="store_true", help="record memory and CPU")
+    group.add_argument("--write-graph", action="store_true", help="draw the workflow in logs/")
+    group.add_argument(
+        "--stop-on-first-crash", action="store_true", help="stop everything at one failure"
+    )
+
+
+def _add_other(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--config-file", metavar="FILE", help="options in TOML")
+    group.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    group.add_argument("--status", action="store_true", help="say which participants are done")
+    group.add_argument("--reports-only", action="store_true", help="write the pages again")
+    group.add_argument("--boilerplate-only", action="store_true", help="print the methods text")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="say more; -vv: all")
+    group.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    for ignored in ("--notrack", "--skip-bids-validation"):
+        group.add_argument(
+            ignored, action="store_true", help="accepted; there is no telemetry and no validation"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``kraken-bids``.
+
+    Parameters
+    ----------
+    arguments
+        Those of the command line if None.
+
+    Returns
+    -------
+    int
+        Exit code: 0 all done, 1 some participants failed, 2 usage, 3 inputs or resources, 70
+        internal error, 130 interrupted.
+    """
+    parser = make_parser()
+    namespace = parser.parse_args(arguments)
+    _start_logging(namespace.verbose, quiet=namespace.quiet)
+    try:
+        from .arguments import config_text, settings_from
+        from .run import run
+
+        settings = settings_from(namespace, parser)
+        return run(settings, action=_action(namespace), config=config_text(namespace))
+    except KrakenBIDSError as error:
+        print(f"kraken-bids: {_heading(error)}{error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("kraken-bids: interrupted; run again to go on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return 0
+    except Exception:  # the last resort: a bug of ours, told as such
+        logging.getLogger(__name__).critical(
+            "internal error: please report it with these lines", exc_info=True
+        )
+        return EXIT_INTERNAL
+
+
+def _heading(error: KrakenBIDSError) -> str:
+    return "nothing was run:\n" if "\n" in str(error) else ""
+
+
+def _action(namespace: argparse.Namespace) -> str:
+    actions = ("dry_run", "status", "reports_only", "boilerplate_only")
+    return next((action for action in actions if getattr(namespace, action)), "run")
+
+
+def _start_logging(verbose: int, *, quiet: bool) -> None:
+    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("kraken_bids")
+    log.handlers = [handler]
+    log.setLevel(level)
+    log.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""The command line: what it understands, and what it says of what it doesn't."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from kraken_bids.arguments import config_text, parse_count, settings_from
+from kraken_bids.cli import main, make_parser
+from kraken_bids.errors import InputError, KrakenBIDSError, Problems, ResourceError, UsageError
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A data set folder and an output folder to be."""
+    bids_dir = tmp_path / "data"
+    bids_dir.mkdir()
+    return [str(bids_dir), str(tmp_path / "out")]
+
+
+@pytest.fixture
+def read(folders, tmp_path):
+    """Settings of a participant-level command line."""
+
+    def read(*options):
+        parser = make_parser()
+        words = [*folders, "participant", "--work-dir", str(tmp_path / "work"), *options]
+        return settings_from(parser.parse_args(words), parser)
+
+    return read
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ("numpy", "torch", "nipype", "nilearn", "pandas", "bids", "nibabel", "scipy")
+    code = (
+        "import sys; from kraken_bids.cli import make_parser; make_parser().format_help(); "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_version_is_told(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(["--version"])
+    assert leaving.value.code == 0
+    assert capsys.readouterr().out.startswith("kraken-bids ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--participant-label", "01", "sub-02"],
+        ["--participant_label", "sub-01", "02"],
+        ["--participant-label=01", "--participant-label", "01", "02"],
+    ],
+)
+def test_both_spellings_and_prefixes_are_understood(read, words):
+    assert read(*words).selection.participants == ("01", "02")
+
+
+def test_participants_are_read_from_a_list(read, tmp_path):
+    listing = tmp_path / "list.txt"
+    listing.write_text("sub-01\n02\n")
+    assert read("--participant-label", f"@{listing}").selection.participants == ("01", "02")
+
+
+def test_misspelt_option_gets_a_suggestion(folders, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main([*folders, "participant", "--partcipant-label", "01"])
+    assert leaving.value.code == 2
+    assert "did you mean --participant-label?" in capsys.readouterr().err
+
+
+def test_unknown_value_of_an_option_gives_code_2(folders, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main([*folders, "participant", "--compcor", "excat"])
+    assert leaving.value.code == 2
+    assert "invalid choice: 'excat'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["--atlases", "fs68"], UsageError, "Did you mean 'fs86'"),
+        (["--flavors", "FCcor_fs86_hpf"], UsageError, "Did you mean 'FCcorr_fs86_hpf'"),
+        (["--adaptation", "zscore"], UsageError, "neither a mode nor a file.*meanshift"),
+        (["--device", "gpu"], UsageError, "device 'gpu' is unknown.*cuda:0"),
+        (["--streamlines", "many"], UsageError, "not a number of streamlines.*20k"),
+        (["--mem", "lots"], UsageError, "not an amount of memory.*8G"),
+        (["--nprocs", "0"], UsageError, "too small.*--nprocs"),
+        (["--nprocs", "1", "--omp-nthreads", "4"], UsageError, "4 threads a program, but 1"),
+        (["-d", "fmriprep"], UsageError, "not NAME=VALUE.*--derivatives"),
+        (["-d", "fmripep=/"], UsageError, "Did you mean 'fmriprep'"),
+        (["-d", "fmriprep=/nowhere/at/all"], InputError, "no folder /nowhere/at/all"),
+        (["--atlas-file", "shen268=/nowhere.nii"], InputError, "no file /nowhere.nii"),
+        (["--fusion", "a b=SC"], UsageError, "cannot be the name of a fusion"),
+        (["--participant-label", "../01"], UsageError, "not a BIDS label"),
+        (["--pcorr-lambda", "fs86=-1"], UsageError, "not a number of at least 0"),
+        (["--output-label", "a/b"], UsageError, "cannot be part of a folder's name"),
+    ],
+)
+def test_wrong_values_are_explained(read, words, error, message):
+    with pytest.raises(error, match=message):
+        read(*words)
+
+
+def test_all_problems_are_told_together(read):
+    with pytest.raises(Problems) as caught:
+        read("--atlases", "fs68", "--streamlines", "many", "-d", "qsiprep=/nowhere/at/all")
+    told = str(caught.value)
+    assert all(word in told for word in ("fs68", "many", "/nowhere/at/all"))
+    assert len(caught.value.problems) == 3
+
+
+def test_unwritable_output_folder_is_told_before_any_work(tmp_path, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where a folder must be")
+    data = tmp_path / "data"
+    data.mkdir()
+    code = main([str(data), str(blocked / "out"), "participant", "-w", str(tmp_path / "w")])
+    told = capsys.readouterr().err
+    assert code == ResourceError.exit_code == 3
+    assert "cannot be written" in told
+    assert "OUTPUT_DIR" in told
+    assert "Traceback" not in told
+
+
+def test_output_folder_must_not_be_the_input(folders):
+    parser = make_parser()
+    words = parser.parse_args([folders[0], folders[0], "participant"])
+    with pytest.raises(UsageError, match="OUTPUT_DIR is BIDS_DIR"):
+        settings_from(words, parser)
+
+
+def test_configuration_round_trips(folders, tmp_path):
+    parser = make_parser()
+    words = [*folders, "participant", "-w", str(tmp_path / "w")]
+    typed = parser.parse_args([*words, "--sloppy", "--streamlines", "20k", "--nprocs", "2"])
+    file = tmp_path / "options.toml"
+    file.write_text(config_text(typed))
+    again = parser.parse_args([*folders, "participant", "--config-file", str(file)])
+    assert settings_from(again, parser) == settings_from(typed, parser)
+
+
+def test_unknown_key_of_a_configuration_is_refused(read, tmp_path):
+    file = tmp_path / "options.toml"
+    file.write_text("streamline = '5M'\n")
+    with pytest.raises(UsageError, match="Did you mean 'streamlines'"):
+        read("--config-file", str(file))
+
+
+def test_filter_file_with_unknown_query_is_refused(read, tmp_path):
+    file = tmp_path / "filter.json"
+    file.write_text(json.dumps({"bolt": {"task": "rest"}}))
+    with pytest.raises(UsageError, match="Did you mean 'bold'"):
+        read("--bids-filter-file", str(file))
+
+
+def test_filters_become_values(read, tmp_path):
+    file = tmp_path / "filter.json"
+    file.write_text(json.dumps({"bold": {"task": ["rest", "nback"], "acquisition": None}}))
+    filters = dict(read("--bids-filter-file", str(file)).selection.filters)
+    assert dict(filters["bold"]) == {"task": ("rest", "nback"), "acquisition": (None,)}
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "1.5", "M"])
+def test_impossible_counts_are_refused(text):
+    with pytest.raises(KrakenBIDSError, match="not a number of streamlines"):
+        parse_count(text)

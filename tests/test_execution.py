@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""Running graphs: failures are told, the rest goes on, killed workers are noticed."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+
+from kraken_bids.errors import ResourceError
+from kraken_bids.execution import claim_folder, descendants, run_workflow
+from kraken_bids.settings import Resources
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # forking in nipype's pool
+
+
+def double(x):
+    """Do something quick."""
+    return 2 * x
+
+
+def refuse(x):
+    """Fail as our interfaces do."""
+    from kraken_bids.errors import InputError
+
+    raise InputError("the image is cut short", where="bold.nii.gz", fix="Copy it again.")
+
+
+def vanish(x):
+    """Be killed as by the kernel when memory runs out."""
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_workflow(tmp_path, **functions):
+    """A graph of independent nodes, one a function."""
+    workflow = pe.Workflow(name="test_wf", base_dir=str(tmp_path))
+    workflow.add_nodes([
+        pe.Node(niu.Function(function=function, output_names=["y"]), name=name)
+        for name, function in functions.items()
+    ])
+    for name in functions:
+        workflow.get_node(name).inputs.x = 1
+    return workflow
+
+
+def test_failure_is_told_in_its_own_words_and_the_others_go_on(tmp_path):
+    workflow = make_workflow(tmp_path, good=double, bad=refuse)
+    seen = []
+    failures = run_workflow(
+        workflow,
+        resources=Resources(),
+        crash_dir=tmp_path / "crashes",
+        on_status=lambda node, status: seen.append((node, status)),
+    )
+    assert [failure.node for failure in failures] == ["test_wf.bad"]
+    assert failures[0].message == "the image is cut short (bold.nii.gz). Copy it again."
+    assert ("test_wf.good", "end") in seen
+    assert ("test_wf.bad", "exception") in seen
+
+
+def test_killed_worker_is_noticed_and_the_others_go_on(tmp_path):
+    workflow = make_workflow(tmp_path, bad=vanish)
+    after = pe.Node(niu.Function(function=double, output_names=["y"]), name="good")
+    after.inputs.x = 1
+    workflow.add_nodes([after])
+    failures = run_workflow(
+        workflow, resources=Resources(n_procs=1), crash_dir=tmp_path / "crashes"
+    )
+    assert any("killed from outside" in failure.message for failure in failures)
+    assert any("--mem" in failure.message for failure in failures)
+
+
+def test_undisturbed_run_has_no_failures(tmp_path):
+    workflow = make_workflow(tmp_path, good=double)
+    assert not run_workflow(workflow, resources=Resources(), crash_dir=tmp_path / "crashes")
+
+
+def test_orphan_in_a_work_folder_is_ended(tmp_path):
+    # An orphan: its parent, a shell, ends at once.
+    command = f"cd {tmp_path} && (sleep 60 >/dev/null 2>&1 & echo $!)"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    pid = int(done.stdout)
+    claim_folder(tmp_path)
+    assert not os.path.exists(f"/proc/{pid}/cwd")  # noqa: PTH110 - a broken link counts as there
+
+
+def test_living_run_in_a_work_folder_is_respected(tmp_path):
+    code = "import time; time.sleep(60)  # kraken_bids"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) as other:
+        try:
+            with pytest.raises(ResourceError, match=r"another run .* works in this folder"):
+                claim_folder(tmp_path)
+            assert other.poll() is None
+            assert other.pid in descendants(os.getpid())
+        finally:
+            other.kill()
