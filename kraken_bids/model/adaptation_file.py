@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""Fitted adaptations on disk: ``.safetensors`` with a ``.json`` of its numbers beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..connectome.adaptation import Adaptation, resolve_mode
+from ..errors import ResourceError, UsageError
+from .storage import write_whole
+
+_NUMBERS = ("mode", "slope", "intercept", "r_squared", "n_participants")
+_FIT_AGAIN = "Fit the adaptation again: run the group level."
+
+
+def save_adaptations(
+    path: Path,
+    adaptations: Mapping[str, Adaptation],
+    *,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write adaptations, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The ``.safetensors`` file; its numbers also go to a ``.json`` file of the same stem.
+    adaptations
+        By flavor.
+    provenance
+        Plain values, such as the model's SHA-256, for both files.
+
+    Raises
+    ------
+    ResourceError
+        If the folder cannot be written.
+    """
+    from safetensors.numpy import save
+
+    content = {
+        "provenance": dict(provenance or {}),
+        "flavors": {
+            flavor: {name: _plain(getattr(adaptation, name)) for name in _NUMBERS}
+            for flavor, adaptation in adaptations.items()
+        },
+    }
+    arrays = {}
+    for flavor, adaptation in adaptations.items():
+        arrays[f"{flavor}.source_mean"] = np.ascontiguousarray(adaptation.source_mean)
+        arrays[f"{flavor}.target_mean"] = np.ascontiguousarray(adaptation.target_mean)
+    # one key: several would be written in an order that changes from run to run
+    raw = save(arrays, metadata={"adaptations": json.dumps(content, sort_keys=True)})
+    write_whole(path, raw)
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path.with_suffix(".json"), text.encode())
+
+
+def load_adaptations(path: Path) -> dict[str, Adaptation]:
+    """Read adaptations; the ``.json`` is not needed.
+
+    Raises
+    ------
+    ResourceError
+        If the file is missing, damaged or of another kind.
+    """
+    content, arrays = _read(path)
+    try:
+        return {
+            flavor: Adaptation(
+                mode=resolve_mode(numbers["mode"]),
+                **{name: _number(numbers[name]) for name in _NUMBERS if name != "mode"},
+                source_mean=arrays[f"{flavor}.source_mean"],
+                target_mean=arrays[f"{flavor}.target_mean"],
+            )
+            for flavor, numbers in content["flavors"].items()
+        }
+    except (KeyError, TypeError, AttributeError, UsageError) as error:
+        raise ResourceError(
+            f"is no adaptation that this version reads ({error})", where=str(path), fix=_FIT_AGAIN
+        ) from error
+
+
+def load_provenance(path: Path) -> dict[str, Any]:
+    """Read what `save_adaptations` was given as provenance."""
+    return dict(_read(path)[0].get("provenance", {}))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as stored:
+            content = json.loads((stored.metadata() or {})["adaptations"])
+            return content, {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ResourceError(
+            f"is no fitted adaptation ({type(error).__name__}: {error})",
+            where=str(path),
+            fix=_FIT_AGAIN,
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def _number(value: Any) -> Any:
+    return np.nan if value is None else value

@@ -1,0 +1,434 @@
+# SPDX-License-Identifier: MIT
+"""A model on disk: a folder of ``config.json`` and ``model.safetensors``.
+
+``config.json`` says which flavors there are, how their layers are chained, where they come from
+and what the SHA-256 of the weights is. ``model.safetensors`` holds the arrays, named
+
+    encoder.<flavor>.<i>.weight   decoder.<flavor>.<i>.bias   transform.<flavor>.<parameter>
+    intergroup.<from>-><to>.<i>.weight
+
+so that asking for one flavor reads that flavor's bytes only. Nothing in a bundle is ever executed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelError, ResourceError, UsageError, suggest
+from ..flavors import Flavor
+from .layers import FlavorModel, Layer, check_flavor, check_layers
+from .storage import file_sha256, replaced_dir
+from .transforms import TRANSFORMS, Transform
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+#: Version of the layout; a reader refuses layouts that it does not know.
+FORMAT_VERSION = 1
+
+_CONVERT_AGAIN = "Make the bundle again with 'kraken-model convert' or 'kraken-model fetch'."
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """An opened bundle. Arrays are read when they are asked for, and only those.
+
+    Parameters
+    ----------
+    path
+        Its folder.
+    config
+        Contents of ``config.json``.
+    """
+
+    path: Path
+    config: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return str(self.config["name"])
+
+    @property
+    def flavors(self) -> tuple[str, ...]:
+        """Names of the flavors, in the model's order."""
+        return tuple(self.config["flavors"])
+
+    @property
+    def latent_size(self) -> int:
+        """Number of values of a latent."""
+        return int(self.config["latent_size"])
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the weights, as recorded; `verify` computes it."""
+        return str(self.config["weights"]["sha256"])
+
+    @property
+    def weights_file(self) -> Path:
+        """The file of arrays."""
+        return self.path / WEIGHTS_NAME
+
+    def row(self, flavor: str) -> Mapping[str, Any]:
+        """Row of a flavor in ``config.json``.
+
+        Raises
+        ------
+        ModelError
+            If the model lacks the flavor.
+        """
+        rows: Mapping[str, Mapping[str, Any]] = self.config["flavors"]
+        if flavor not in rows:
+            raise ModelError(
+                f"flavor '{flavor}' is not in model '{self.name}'",
+                where=str(self.path),
+                fix=suggest(flavor, rows) + ".",
+            )
+        return rows[flavor]
+
+    def n_edges(self, flavor: str) -> int:
+        """Length of a flavor's vector of edges."""
+        return int(self.row(flavor)["n_edges"])
+
+    def n_features(self, flavor: str) -> int:
+        """Number of features between transform and encoder."""
+        return int(self.row(flavor)["n_features"])
+
+    def group(self, flavor: str) -> str:
+        """Group that transforms between groups go by; empty if the model has none."""
+        return str(self.row(flavor).get("group", ""))
+
+    @property
+    def intergroup(self) -> tuple[str, ...]:
+        """Names ``<from>-><to>`` of the transforms between groups; mostly empty."""
+        return tuple(self.config.get("intergroup", ()))
+
+    def transform(self, flavor: str) -> Transform:
+        """Read a flavor's transform: NumPy arrays."""
+        kind = self.row(flavor)["transform"]
+        prefix = f"transform.{flavor}."
+        names = [prefix + name for name in TRANSFORMS[kind].reference_keys]
+        return Transform(kind, {key.removeprefix(prefix): a for key, a in self.arrays(names)})
+
+    def training_mean(self, flavor: str) -> NDArray[np.float32] | None:
+        """Read the mean connectome of the training participants.
+
+        Returns
+        -------
+        NDArray or None
+            (n_edges,), or None where the flavor's transform keeps no mean of each edge.
+        """
+        if not self.row(flavor)["has_training_mean"]:
+            return None
+        ((_, mean),) = self.arrays([f"transform.{flavor}.mean"])
+        return mean
+
+    def encoder(self, flavor: str) -> tuple[Layer, ...]:
+        """Read the layers from features to latent."""
+        return self._layers(f"encoder.{flavor}", self.row(flavor)["encoder"])
+
+    def decoder(self, flavor: str) -> tuple[Layer, ...]:
+        """Read the layers from latent to features."""
+        return self._layers(f"decoder.{flavor}", self.row(flavor)["decoder"])
+
+    def intergroup_layers(self, name: str) -> tuple[Layer, ...]:
+        """Read the layers of a transform between groups."""
+        return self._layers(f"intergroup.{name}", self.config["intergroup"][name])
+
+    def flavor_model(self, flavor: str) -> FlavorModel:
+        """Read all that `write_bundle` takes of a flavor."""
+        row = self.row(flavor)
+        return FlavorModel(
+            n_edges=int(row["n_edges"]),
+            transform=self.transform(flavor),
+            encoder=self.encoder(flavor),
+            decoder=self.decoder(flavor),
+            group=self.group(flavor),
+        )
+
+    def arrays(
+        self, names: Sequence[str], *, framework: str = "numpy"
+    ) -> list[tuple[str, NDArray[np.float32]]]:
+        """Read arrays by name.
+
+        Parameters
+        ----------
+        names
+            Names as in the module's description.
+        framework
+            ``numpy``, or ``pt`` for torch tensors, which stay mapped to the file.
+
+        Raises
+        ------
+        ResourceError
+            If the file is missing, cut short, of another size than recorded, or lacks an array.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        where = str(self.weights_file)
+        try:
+            if self.weights_file.stat().st_size != self.config["weights"]["size"]:
+                raise ResourceError(
+                    "has another size than its config.json says", where=where, fix=_CONVERT_AGAIN
+                )
+            with safe_open(where, framework=framework) as weights:
+                return [(name, weights.get_tensor(name)) for name in names]
+        except (SafetensorError, OSError) as error:
+            raise ResourceError(
+                f"cannot be read: {error}", where=where, fix=_CONVERT_AGAIN
+            ) from error
+
+    def verify(self) -> None:
+        """Compute the SHA-256 of the weights anew.
+
+        Raises
+        ------
+        ResourceError
+            If it is not the one recorded.
+        """
+        found = file_sha256(self.weights_file)
+        if found != self.sha256:
+            raise ResourceError(
+                f"was altered: its SHA-256 is {found}, not {self.sha256}",
+                where=str(self.weights_file),
+                fix=_CONVERT_AGAIN,
+            )
+
+    def _layers(self, prefix: str, rows: Sequence[Mapping[str, Any]]) -> tuple[Layer, ...]:
+        names = [f"{prefix}.{i}.weight" for i in range(len(rows))]
+        names += [f"{prefix}.{i}.bias" for i, row in enumerate(rows) if row["bias"]]
+        found = dict(self.arrays(names))
+        return tuple(
+            Layer(
+                found[f"{prefix}.{i}.weight"],
+                found.get(f"{prefix}.{i}.bias"),
+                tuple(row["activations"]),
+            )
+            for i, row in enumerate(rows)
+        )
+
+
+def open_bundle(path: Path | str) -> Bundle:
+    """Open a bundle; only its ``config.json`` is read.
+
+    Raises
+    ------
+    ResourceError
+        If the folder is no bundle, or one of a layout that this version does not know.
+    """
+    path = Path(path)
+    where = str(path)
+    if not (path / CONFIG_NAME).is_file() or not (path / WEIGHTS_NAME).is_file():
+        raise ResourceError(
+            f"is not a model bundle: it has no {CONFIG_NAME} and {WEIGHTS_NAME}",
+            where=where,
+            fix="Give the folder that 'kraken-model convert', 'fetch' or 'train' made.",
+        )
+    try:
+        config = json.loads((path / CONFIG_NAME).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResourceError(
+            f"{CONFIG_NAME} cannot be read: {error}", where=where, fix=_CONVERT_AGAIN
+        ) from error
+    _check_config(config, where)
+    return Bundle(path, config)
+
+
+_CONFIG_KEYS = {"format_version", "name", "latent_size", "flavors", "weights"}
+_FLAVOR_KEYS = {
+    "n_edges", "n_features", "transform", "has_training_mean", "encoder", "decoder",
+}  # fmt: skip
+
+
+def _check_config(config: Any, where: str) -> None:
+    """Refuse a config.json that lacks what `Bundle` reads."""
+    missing = sorted(_CONFIG_KEYS - set(config)) if isinstance(config, dict) else ["everything"]
+    if not missing:
+        if config["format_version"] != FORMAT_VERSION:
+            raise ResourceError(
+                f"has layout {config['format_version']}, this version reads {FORMAT_VERSION}",
+                where=where,
+                fix="Use a newer kraken-bids, or convert the model again.",
+            )
+        missing = sorted({"file", "sha256", "size"} - set(config["weights"]))
+        for flavor, row in config["flavors"].items():
+            missing += [f"{key} of {flavor}" for key in sorted(_FLAVOR_KEYS - set(row))]
+            if row.get("transform") not in TRANSFORMS:
+                missing += [f"a known transform of {flavor}"]
+    if missing:
+        raise ResourceError(
+            f"{CONFIG_NAME} lacks {', '.join(missing)}", where=where, fix=_CONVERT_AGAIN
+        )
+
+
+def write_bundle(
+    out_dir: Path | str,
+    *,
+    flavors: Mapping[str, FlavorModel],
+    latent_size: int,
+    provenance: Mapping[str, Any],
+    name: str = "",
+    intergroup: Mapping[str, Sequence[Layer]] | None = None,
+) -> Bundle:
+    """Check a model and write it as a bundle, whole or not at all.
+
+    Parameters
+    ----------
+    out_dir
+        Folder to make. Where it holds a bundle, that is replaced; any other folder that is not
+        empty is refused.
+    flavors
+        Models by flavor name, in order.
+    latent_size
+        Number of values of a latent.
+    provenance
+        Where the model comes from: plain values for ``config.json``.
+    name
+        Name of the model; that of the folder if empty.
+    intergroup
+        Layers of transforms between groups by ``<from>-><to>``.
+
+    Raises
+    ------
+    ModelError
+        If weights are NaN or sizes do not fit together.
+    ResourceError
+        If the folder cannot be written.
+    UsageError
+        If the folder holds something else than a bundle.
+    """
+    out_dir = Path(out_dir)
+    intergroup = intergroup or {}
+    if not flavors:
+        raise ModelError("has no flavors", where=str(out_dir), fix="Give at least one flavor.")
+    for flavor, model in flavors.items():
+        check_flavor(flavor, model, latent_size)
+    for key, layers in intergroup.items():
+        check_layers(layers, latent_size, latent_size, where=f"transform between groups {key}")
+    config = {
+        "format_version": FORMAT_VERSION,
+        "name": name or out_dir.name,
+        "latent_size": latent_size,
+        "flavors": {flavor: _flavor_row(flavor, model) for flavor, model in flavors.items()},
+        "intergroup": {key: _layer_rows(layers) for key, layers in intergroup.items()},
+        "provenance": dict(provenance),
+    }
+    with replaced_dir(out_dir, names=(CONFIG_NAME, WEIGHTS_NAME)) as temporary:
+        _write_files(temporary, config, _all_arrays(flavors, intergroup))
+    return open_bundle(out_dir)
+
+
+def _write_files(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> None:
+    """Write weights first, then the config that says their SHA-256."""
+    from safetensors.numpy import save_file
+
+    weights_file = folder / WEIGHTS_NAME
+    save_file(dict(arrays), str(weights_file), metadata={"format": "np"})
+    weights = {
+        "file": WEIGHTS_NAME,
+        "sha256": file_sha256(weights_file),
+        "size": weights_file.stat().st_size,
+    }
+    text = json.dumps({**config, "weights": weights}, indent=2, ensure_ascii=False)
+    (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _flavor_row(flavor: str, model: FlavorModel) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    with contextlib.suppress(UsageError):  # other flavors than ours are carried along by name
+        parsed = Flavor.parse(flavor)
+        row = {"kind": parsed.kind, "atlas": parsed.atlas, "processing": parsed.processing}
+    return row | {
+        "n_edges": model.n_edges,
+        "n_features": model.transform.n_features or model.n_edges,
+        "transform": model.transform.kind,
+        "has_training_mean": model.transform.training_mean is not None,
+        "group": model.group,
+        "encoder": _layer_rows(model.encoder),
+        "decoder": _layer_rows(model.decoder),
+    }
+
+
+def _layer_rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
+    return [
+        {
+            "n_in": layer.n_in,
+            "n_out": layer.n_out,
+            "bias": layer.bias is not None,
+            "activations": list(layer.activations),
+        }
+        for layer in layers
+    ]
+
+
+def _all_arrays(
+    flavors: Mapping[str, FlavorModel], intergroup: Mapping[str, Sequence[Layer]]
+) -> dict[str, NDArray[np.float32]]:
+    """Name every array of a model."""
+    arrays: dict[str, NDArray] = {}
+    chains: dict[str, Sequence[Layer]] = {f"intergroup.{k}": v for k, v in intergroup.items()}
+    for flavor, model in flavors.items():
+        chains |= {f"encoder.{flavor}": model.encoder, f"decoder.{flavor}": model.decoder}
+        for name, array in model.transform.parameters.items():
+            arrays[f"transform.{flavor}.{name}"] = array
+    for prefix, layers in chains.items():
+        for i, layer in enumerate(layers):
+            arrays[f"{prefix}.{i}.weight"] = layer.weight
+            if layer.bias is not None:
+                arrays[f"{prefix}.{i}.bias"] = layer.bias
+    return {name: np.ascontiguousarray(a, dtype=np.float32) for name, a in arrays.items()}
+
+
+def convert_checkpoint(
+    checkpoints: Sequence[Path],
+    transforms: Sequence[Path],
+    out_dir: Path | str,
+    *,
+    name: str = "",
+) -> Bundle:
+    """Convert checkpoints of the reference program into one bundle.
+
+    Parameters
+    ----------
+    checkpoints
+        ``.pt`` files. Several are merged if their latents have one size; of a flavor that more
+        than one of them holds the first is taken, and that is said.
+    transforms
+        ``.npy``, ``.npz`` or ``.h5`` files; of a flavor in several the last is taken.
+    out_dir
+        As for `write_bundle`.
+    name
+        Name of the model.
+
+    Raises
+    ------
+    ModelError
+        If weights are NaN, latent sizes differ, or a flavor has no transform.
+    ResourceError
+        If a file is missing, damaged, or holds code.
+    """
+    from .checkpoint import merge_checkpoints, read_checkpoint, read_transforms
+
+    parts = merge_checkpoints(
+        [read_checkpoint(Path(file)) for file in checkpoints],
+        read_transforms([Path(file) for file in transforms]),
+    )
+    sources = [
+        {"file": Path(file).name, "sha256": file_sha256(Path(file))}
+        for file in [*checkpoints, *transforms]
+    ]
+    return write_bundle(
+        out_dir,
+        flavors=parts.flavors,
+        latent_size=parts.latent_size,
+        provenance={**parts.provenance, "sources": sources},
+        name=name,
+        intergroup=parts.intergroup,
+    )

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from kraken_bids.connectome.adaptation import (
+    ADAPTATIONS,
+    RunningMean,
+    fill_missing,
+    fit_adaptation,
+    resolve_mode,
+)
+from kraken_bids.errors import ModelError, UsageError
+
+X = np.array([[1, 2, 3, 4], [2, 2, 5, 6], [0, 5, 4, 2]], dtype=np.float32)
+TARGET = np.array([0.5, 2, 2.5, 3])
+
+
+def fit(mode, *, source=X, target=TARGET, n=3):
+    return fit_adaptation(mode, np.nanmean(source, axis=0), target, n_participants=n)
+
+
+@pytest.mark.parametrize(
+    ("mode", "row", "expected"),
+    [
+        ("none", 0, [1, 2, 3, 4]),
+        ("meanfit", 0, [0.5, 1.25, 2, 2.75]),
+        ("meanshift", 0, [0.5, 1, 1.5, 3]),
+        ("meanfit+meanshift", 0, [0.5, 1.25, 1.75, 3]),
+        ("meanfit+meanshift", 1, [1.25, 1.25, 3.25, 4.5]),
+        ("meanfit+meanshift", 2, [-0.25, 3.5, 2.5, 1.5]),
+    ],
+)
+def test_adapted_edges_equal_cases_computed_by_hand(mode, row, expected):
+    adapted = fit(mode).forward(X)
+    assert adapted.dtype == np.float32
+    np.testing.assert_allclose(adapted[row], expected, rtol=1e-6)
+
+
+def test_the_line_equals_the_case_computed_by_hand():
+    adaptation = fit("meanfit")
+    assert adaptation.slope == pytest.approx(0.75)
+    assert adaptation.intercept == pytest.approx(-0.25)
+    assert adaptation.r_squared == pytest.approx(0.964286, abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", list(ADAPTATIONS))
+def test_inverse_undoes_forward(mode):
+    adaptation = fit(mode)
+    np.testing.assert_allclose(adaptation.inverse(adaptation.forward(X)), X, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["meanshift", "meanfit+meanshift"])
+def test_shifted_cohorts_have_the_training_mean(mode):
+    np.testing.assert_allclose(fit(mode).forward(X).mean(axis=0), TARGET, rtol=1e-6)
+
+
+def test_the_line_is_the_least_squares_one():
+    m, t = np.random.default_rng(0).normal(size=(2, 50))
+    adaptation = fit_adaptation("meanfit", m, t, n_participants=30)
+    slope, intercept = np.polyfit(m, t, 1)
+    assert adaptation.slope == pytest.approx(slope)
+    assert adaptation.intercept == pytest.approx(intercept)
+    assert adaptation.r_squared == pytest.approx(np.corrcoef(m, t)[0, 1] ** 2)
+
+
+def test_missing_edges_take_no_part_in_the_fit():
+    wide = np.concatenate([X, np.full((3, 1), np.nan)], axis=1)
+    with_gap = fit_adaptation(
+        "meanfit+meanshift",
+        np.append(X.mean(axis=0), np.nan),
+        np.append(TARGET, 9.0),
+        n_participants=3,
+    )
+    assert with_gap.slope == pytest.approx(fit("meanfit+meanshift").slope)
+    adapted = with_gap.forward(wide)
+    np.testing.assert_allclose(adapted[:, :4], fit("meanfit+meanshift").forward(X))
+    assert np.isnan(adapted[:, 4]).all()
+
+
+@pytest.mark.parametrize("mode", ["meanshift", "meanfit+meanshift"])
+def test_one_participant_is_refused_where_all_would_become_the_mean(mode):
+    with pytest.raises(ModelError, match=r"one participant .* the same for every person .*Fit it"):
+        fit(mode, source=X[:1], n=1)
+
+
+def test_one_participant_may_be_scaled():
+    adapted = fit("meanfit", source=X[:1], n=1).forward(X)
+    assert len(np.unique(adapted, axis=0)) == 3
+
+
+def test_few_participants_are_warned_about(caplog):
+    with caplog.at_level(logging.WARNING):
+        fit("meanfit", n=19)
+        assert "19 participants only" in caplog.text
+        caplog.clear()
+        fit("meanfit", n=20)
+        fit("none", n=1)
+        assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "n", "message"),
+    [
+        (np.ones((3, 4)), TARGET, 3, "all alike"),
+        (np.full((3, 4), np.nan), TARGET, 3, "0 finite edges"),
+        (X, TARGET[:3], 3, r"\(4,\) and training mean \(3,\)"),
+        (X, TARGET, 0, "nobody"),
+    ],
+)
+def test_fits_that_cannot_be_are_told(source, target, n, message):
+    mean = source[0] if np.isnan(source).all() else source.mean(axis=0)
+    with pytest.raises(ModelError, match=message):
+        fit_adaptation("meanfit+meanshift", mean, target, n_participants=n)
+
+
+def test_modes_have_one_spelling_and_aliases():
+    assert resolve_mode("MeanFitShift") == "meanfit+meanshift"
+    with pytest.raises(UsageError, match=r"'zscore' is unknown \(--adaptation\).*meanfit"):
+        resolve_mode("zscore")
+
+
+def test_running_mean_equals_the_mean_of_all():
+    x = np.random.default_rng(1).normal(size=(7, 5))
+    x[2] = np.nan  # lacks the flavor
+    x[4, 1] = np.nan
+    x[:, 3] = np.nan  # nobody has this edge
+    cohort = RunningMean(5)
+    cohort.add(x[:3])
+    for row in x[3:]:
+        cohort.add(row)
+    with np.errstate(invalid="ignore"):
+        expected = np.nansum(x, axis=0) / (~np.isnan(x)).sum(axis=0)
+    np.testing.assert_allclose(cohort.mean, expected)
+    assert cohort.counts.tolist() == [6, 5, 6, 0, 6]
+    assert cohort.n_participants == 6
+
+
+def test_running_mean_refuses_another_atlas():
+    with pytest.raises(ModelError, match="3 edges join a mean of 5"):
+        RunningMean(5).add(np.zeros((2, 3)))
+
+
+def test_missing_edges_are_filled_and_counted():
+    x = np.array([[1, np.nan, np.nan], [1, 2, 3], [np.nan, np.nan, np.nan]])
+    filled, n_filled = fill_missing(x, np.array([7.0, 8.0, 9.0]))
+    np.testing.assert_array_equal(filled, [[1, 8, 9], [1, 2, 3], [np.nan] * 3])
+    assert n_filled.tolist() == [2, 0, 0]
+    assert np.isnan(x[0, 1])  # the argument is left alone
