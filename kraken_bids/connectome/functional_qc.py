@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: MIT
+"""Quality of a functional run and of its connectomes, as flat numbers.
+
+Names carry their unit; those of one atlas or flavor end in its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .denoising import DenoisedRun
+from .functional import (
+    describe_conditioning,
+    describe_level,
+    global_correlation,
+    homotopic_pairs,
+    present_regions,
+)
+from .motion import composite_motion, framewise_displacement
+from .parcellation import ParcellatedRun
+
+#: Framewise displacements, in mm, above which the share of volumes is told.
+FD_LIMITS_MM = (0.2, 0.5)
+
+#: Regions with less of their voxels in the image are listed.
+LOW_COVERAGE = 0.5
+
+
+def describe_motion(
+    motion: NDArray[np.float64], is_outlier: NDArray[np.bool_], *, repetition_time_s: float
+) -> dict[str, float]:
+    """Motion, outliers and what is kept of a run.
+
+    Parameters
+    ----------
+    motion
+        (n_volumes, 6), mm and rad.
+    is_outlier
+        (n_volumes,).
+    """
+    fd = framewise_displacement(motion)[1:]
+    n_volumes, n_outliers = len(motion), int(is_outlier.sum())
+    shares = {
+        f"percent_fd_above_{limit:g}mm": 100 * float(np.mean(fd > limit)) for limit in FD_LIMITS_MM
+    }
+    return {
+        "n_volumes": n_volumes,
+        "repetition_time_s": repetition_time_s,
+        "n_outliers": n_outliers,
+        "percent_outliers": 100 * n_outliers / n_volumes,
+        "n_kept": n_volumes - n_outliers,
+        "kept_minutes": (n_volumes - n_outliers) * repetition_time_s / 60,
+        "fd_mean_mm": float(fd.mean()),
+        "fd_max_mm": float(fd.max()),
+        **shares,
+        "composite_motion_max_mm": float(composite_motion(motion).max()),
+    }
+
+
+def describe_signal(
+    run: ParcellatedRun, denoised: DenoisedRun, *, series: Mapping[str, NDArray[np.float64]]
+) -> dict[str, float]:
+    """Noise and global correlation before and after denoising, by the first atlas.
+
+    Parameters
+    ----------
+    run, denoised
+        Before and after.
+    series
+        (n_volumes, n_regions) by atlas, before.
+    """
+    atlas = next(iter(series))
+    kept = ~denoised.is_outlier
+    before = series[atlas][kept]
+    measures = {
+        "dvars_median": _median(run.dvars),
+        "dvars_max": float(np.max(run.dvars, initial=0, where=np.isfinite(run.dvars))),
+        "tsnr_median": _median(run.tsnr[atlas]),
+        "gcor_before": global_correlation(before),
+    }
+    for variant in ("hpf", "hpfgsr"):
+        after = denoised.series[f"{atlas}_{variant}"][kept]
+        present = present_regions(after)  # none of them is constant
+        removed = 1 - after[:, present].var(axis=0) / before[:, present].var(axis=0)
+        measures[f"gcor_{variant}"] = global_correlation(after)
+        measures[f"percent_variance_removed_{variant}"] = 100 * _median(removed)
+        measures[f"n_regressors_{variant}"] = denoised.n_regressors[variant]
+        measures[f"dof_{variant}"] = denoised.dof[variant]
+    for tissue, n_voxels in run.n_tissue.items():
+        measures[f"n_voxels_{tissue}"] = n_voxels
+    for tissue, gap in denoised.component_gaps.items():
+        measures[f"component_gap_{tissue}"] = gap
+    measures["has_onset_regressor"] = int(denoised.has_transient)
+    return measures
+
+
+def _median(values: NDArray[np.floating]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else float("nan")
+
+
+def coverage(n_good: NDArray[np.integer], n_voxels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Share of each region's voxels that have signal, (n_regions,); 0 where it has no voxels."""
+    share: NDArray[np.float64] = np.zeros(len(n_good))
+    np.divide(n_good, n_voxels, out=share, where=n_voxels > 0)
+    return share
+
+
+def describe_regions(
+    run: ParcellatedRun,
+    is_missing: Mapping[str, NDArray[np.bool_]],
+    *,
+    regions: Mapping[str, Sequence[Sequence[str]]],
+) -> dict[str, dict[str, Any]]:
+    """Coverage, voxels and signal-to-noise ratio of all regions, by atlas.
+
+    Parameters
+    ----------
+    is_missing
+        (n_regions,) by atlas.
+    regions
+        Name and hemisphere of each region, by atlas.
+    """
+    described = {}
+    for atlas, rows in regions.items():
+        names = np.array([row[0] for row in rows])
+        share = coverage(run.n_good[atlas], run.n_voxels[atlas])
+        described[atlas] = {
+            "coverage": share.tolist(),
+            "n_voxels": run.n_voxels[atlas].tolist(),
+            "tsnr": run.tsnr[atlas].tolist(),
+            "missing": names[is_missing[atlas]].tolist(),
+            "low_coverage": names[(share < LOW_COVERAGE) & ~is_missing[atlas]].tolist(),
+        }
+    return described
+
+
+def describe_connectomes(
+    connectomes: Mapping[str, NDArray[np.float64]],
+    *,
+    regions: Mapping[str, Sequence[Sequence[str]]],
+    pcorr_lambda: Mapping[str, float],
+) -> dict[str, float]:
+    """Level of each connectome, and how well each partial correlation is conditioned.
+
+    Parameters
+    ----------
+    connectomes
+        (n_regions, n_regions) by flavor name.
+    regions
+        Name and hemisphere of each region, by atlas.
+    pcorr_lambda
+        Regularisation by atlas.
+    """
+    pairs = {
+        atlas: homotopic_pairs([row[0] for row in rows], [row[1] for row in rows])
+        for atlas, rows in regions.items()
+    }
+    measures: dict[str, float] = {}
+    for flavor, matrix in connectomes.items():
+        kind, atlas, processing = flavor.split("_")
+        level = describe_level(matrix, pairs[atlas])
+        measures |= {
+            f"mean_{flavor}": level.mean,
+            f"sd_{flavor}": level.sd,
+            f"min_{flavor}": level.minimum,
+            f"max_{flavor}": level.maximum,
+            f"homotopic_{flavor}": level.homotopic,
+        }
+        if (kind, processing) == ("FCcorr", "hpf"):
+            lowest, condition = describe_conditioning(matrix, regularization=pcorr_lambda[atlas])
+            measures |= {
+                f"n_missing_regions_{atlas}": int((~present_regions(matrix)).sum()),
+                f"n_missing_edges_{atlas}": level.n_missing_edges,
+                f"min_eigenvalue_{atlas}": lowest,
+                f"pcorr_lambda_{atlas}": pcorr_lambda[atlas],
+                f"pcorr_condition_{atlas}": condition,
+            }
+    return measures
+
+
+def describe_runs(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Sum up what is kept of several runs, and their motion.
+
+    Parameters
+    ----------
+    runs
+        Measures of each run, as `describe_motion` and `describe_signal` give them.
+    """
+    summed = ("n_volumes", "n_outliers", "n_kept", "kept_minutes", "dof_hpf", "dof_hpfgsr")
+    measures: dict[str, float] = {"n_runs": len(runs)}
+    measures |= {name: sum(run[name] for run in runs) for name in summed}
+    measures["percent_outliers"] = 100 * measures["n_outliers"] / measures["n_volumes"]
+    volumes = [run["n_volumes"] for run in runs]
+    measures["fd_mean_mm"] = float(
+        np.average([run["fd_mean_mm"] for run in runs], weights=volumes)
+    )
+    measures["fd_max_mm"] = max(run["fd_max_mm"] for run in runs)
+    return measures
+
+
+def describe_combined_regions(
+    runs: Sequence[Mapping[str, Any]],
+    connectomes: Mapping[str, NDArray[np.float64]],
+    *,
+    regions: Mapping[str, Sequence[Sequence[str]]],
+) -> dict[str, dict[str, Any]]:
+    """Regions missing in the average over runs, and their mean coverage, by atlas.
+
+    Parameters
+    ----------
+    runs
+        Measures of each run, with ``regions``.
+    connectomes
+        Averages, (n_regions, n_regions) by flavor name.
+    regions
+        Name and hemisphere of each region, by atlas.
+    """
+    described = {}
+    for atlas, rows in regions.items():
+        present = present_regions(connectomes[f"FCcorr_{atlas}_hpf"])
+        shares = [run["regions"][atlas]["coverage"] for run in runs]
+        described[atlas] = {
+            "coverage": np.mean(shares, axis=0).tolist(),
+            "missing": [row[0] for row, has in zip(rows, present, strict=True) if not has],
+        }
+    return described
