@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: MIT
+"""MRtrix3's programs: command lines with seeds, threads and errors as we want them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nipype.interfaces.base import (
+    CommandLine,
+    CommandLineInputSpec,
+    File,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from ..errors import InputError, KrakenBIDSError, ResourceError
+
+INSTALL = "Install MRtrix3: sudo apt-get install mrtrix3."
+
+
+class MRtrixInputSpec(CommandLineInputSpec):
+    """What all programs take."""
+
+    n_threads = traits.Int(
+        1,
+        usedefault=True,
+        nohash=True,
+        argstr="-nthreads %d",
+        desc="threads; with 1 the program runs without any beside its main one",
+    )
+
+
+class MRtrixCommand(CommandLine):
+    """A program of MRtrix3 that is quiet, and whose failure is told in one message."""
+
+    input_spec = MRtrixInputSpec
+    #: How to mend a failure that the program itself explains.
+    fix: ClassVar[str] = "Look at the input files of this step."
+
+    def _get_environ(self) -> dict[str, str]:
+        return {**super()._get_environ(), "MRTRIX_QUIET": "1"}
+
+    def _format_arg(self, name: str, trait_spec: Any, value: Any) -> Any:
+        if name == "n_threads" and value == 1:
+            value = 0  # MRtrix3 repeats its random numbers only without worker threads
+        return super()._format_arg(name, trait_spec, value)
+
+    def _run_interface(self, runtime: Any, correct_return_codes: tuple[int, ...] = (0,)) -> Any:
+        if shutil.which(self.cmd.split()[0]) is None:
+            raise ResourceError(f"program '{self.cmd.split()[0]}' is not there", fix=INSTALL)
+        runtime = super()._run_interface(runtime, correct_return_codes)
+        if runtime.returncode not in correct_return_codes:
+            raise explain_failure(
+                self.cmd.split()[0],
+                runtime.returncode,
+                str(runtime.stderr),
+                where=runtime.cwd,
+                fix=self.fix,
+            )
+        return runtime
+
+    def _list_outputs(self) -> dict[str, Any]:
+        outputs: dict[str, Any] = self.output_spec().get()
+        for name in outputs:
+            value = getattr(self.inputs, name)
+            if isdefined(value):
+                outputs[name] = str(Path.cwd() / value)
+        return outputs
+
+
+def explain_failure(
+    program: str, code: int | None, stderr: str, *, where: str, fix: str
+) -> KrakenBIDSError:
+    """Turn what a program left on standard error into one of our errors.
+
+    Parameters
+    ----------
+    program
+        Its name.
+    code
+        Return code; negative: the signal that ended it.
+    stderr
+        All that it wrote.
+    where
+        Folder of the step.
+    fix
+        Advice if the program itself says what is wrong.
+
+    Returns
+    -------
+    KrakenBIDSError
+        `ResourceError` for a killed program or a full disk, else `InputError`.
+    """
+    if code is not None and (code < 0 or code > 128):
+        number = -code if code < 0 else code - 128
+        name = signal.Signals(number).name if number in {*signal.Signals} else str(number)
+        return ResourceError(
+            f"{program} was ended by signal {name}",
+            where=where,
+            fix="Run again; if it was killed for memory or time, ask for more (--mem).",
+        )
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", stderr)  # colours
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    errors = [line for line in lines if "[ERROR]" in line]
+    tail = "; ".join((errors or lines)[-3:]) or "no message"
+    if "No space left" in stderr:
+        return ResourceError(
+            f"{program}: {tail}", where=where, fix="Give a --work-dir on a disk with more room."
+        )
+    return InputError(f"{program} failed: {tail}", where=where, fix=fix)
+
+
+class _ConvertInputSpec(MRtrixInputSpec):
+    in_file = File(exists=True, mandatory=True, argstr="%s", position=-2)
+    out_file = File("converted.mif", usedefault=True, argstr="%s -force", position=-1)
+    gradient_files = traits.Tuple(
+        File(exists=True), File(exists=True), argstr="-fslgrad %s %s", desc="bvec and bval files"
+    )
+    coord = traits.Tuple(
+        traits.Int(), traits.Int(), argstr="-coord %d %d", desc="axis, and position to keep on it"
+    )
+    axes = traits.List(traits.Int(), sep=",", argstr="-axes %s", desc="axes to keep, in order")
+    datatype = traits.Str(argstr="-datatype %s")
+    strides = traits.List(traits.Int(), sep=",", argstr="-strides %s")
+
+
+class _ConvertOutputSpec(TraitedSpec):
+    out_file = File(exists=True)
+
+
+class Convert(MRtrixCommand):
+    """``mrconvert``: other format, data type or strides; a part of an image."""
+
+    # Nipype's own MRConvert has no strides and no data type.
+    _cmd = "mrconvert"
+    input_spec = _ConvertInputSpec
+    output_spec = _ConvertOutputSpec
+    fix = "Copy or make the image again."
+
+
+class _KeepPositiveInputSpec(MRtrixInputSpec):
+    in_file = File(exists=True, mandatory=True, argstr="%s 0 -max", position=0)
+    out_file = File("positive.mif", usedefault=True, argstr="%s -force", position=1)
+
+
+class _KeepPositiveOutputSpec(TraitedSpec):
+    out_file = File(exists=True)
+
+
+class KeepPositive(MRtrixCommand):
+    """``mrcalc``: set negative values to 0, which seeding by an image does not take."""
+
+    _cmd = "mrcalc"
+    input_spec = _KeepPositiveInputSpec
+    output_spec = _KeepPositiveOutputSpec
+
+
+class _EstimateResponsesInputSpec(MRtrixInputSpec):
+    in_file = File(exists=True, mandatory=True, argstr="dhollander %s", position=0)
+    wm_file = File("response_wm.txt", usedefault=True, argstr="%s", position=1)
+    gm_file = File("response_gm.txt", usedefault=True, argstr="%s", position=2)
+    csf_file = File("response_csf.txt", usedefault=True, argstr="%s -force", position=3)
+    mask_file = File(exists=True, argstr="-mask %s")
+    erosion = traits.Int(3, usedefault=True, argstr="-erode %d", desc="of the mask, in voxels")
+
+
+class _EstimateResponsesOutputSpec(TraitedSpec):
+    wm_file = File(exists=True)
+    gm_file = File(exists=True)
+    csf_file = File(exists=True)
+
+
+class EstimateResponses(MRtrixCommand):
+    """``dwi2response dhollander``: what one fibre, grey matter and CSF look like in this scan.
+
+    It needs volumes without weighting and one shell at least.
+    """
+
+    _cmd = "dwi2response"
+    input_spec = _EstimateResponsesInputSpec
+    output_spec = _EstimateResponsesOutputSpec
+    fix = "Look at the brain mask and at the b-values and b-vectors of the series."
+
+
+class _EstimateFODsInputSpec(MRtrixInputSpec):
+    in_file = File(exists=True, mandatory=True, argstr="msmt_csd %s", position=0)
+    wm_response = File(exists=True, mandatory=True, argstr="%s", position=1)
+    fod_file = File("fod_wm.mif", usedefault=True, argstr="%s", position=2)
+    gm_response = File(exists=True, argstr="%s fod_gm.mif", position=3)
+    csf_response = File(exists=True, mandatory=True, argstr="%s fod_csf.mif -force", position=4)
+    n_shells = traits.Int(
+        mandatory=True, desc="shells beside b = 0; with one, grey matter is left out"
+    )
+    mask_file = File(exists=True, argstr="-mask %s")
+    lmax = traits.Int(
+        argstr="-lmax %s", desc="harmonic order of white matter; MRtrix3's 8 if none"
+    )
+
+
+class _EstimateFODsOutputSpec(TraitedSpec):
+    fod_file = File(exists=True, desc="orientation distributions of white matter")
+
+
+class EstimateFODs(MRtrixCommand):
+    """``dwi2fod msmt_csd``: three tissues, or white matter and CSF where there is one shell.
+
+    One shell and b = 0 are two measurements a direction: they tell two tissues apart, not three.
+    """
+
+    _cmd = "dwi2fod"
+    input_spec = _EstimateFODsInputSpec
+    output_spec = _EstimateFODsOutputSpec
+    fix = "Look at the brain mask and at the b-values and b-vectors of the series."
+
+    def _format_arg(self, name: str, trait_spec: Any, value: Any) -> Any:
+        if name == "lmax":
+            orders = [value] + [0] * (1 if self.inputs.n_shells == 1 else 2)
+            return f"-lmax {','.join(map(str, orders))}"
+        return super()._format_arg(name, trait_spec, value)
+
+    def _parse_inputs(self, skip: list[str] | None = None) -> Any:
+        skip = [*(skip or []), *(["gm_response"] if self.inputs.n_shells == 1 else [])]
+        return super()._parse_inputs(skip=skip)
+
+
+class _TrackInputSpec(MRtrixInputSpec):
+    in_file = File(exists=True, mandatory=True, argstr="%s", position=-2, desc="FODs")
+    out_file = File("tracts.tck", usedefault=True, argstr="%s -force", position=-1)
+    algorithm = traits.Enum("iFOD2", "SD_STREAM", usedefault=True, argstr="-algorithm %s")
+    act_file = File(exists=True, argstr="-act %s", desc="five-tissue image")
+    seed_dynamic = File(exists=True, argstr="-seed_dynamic %s", xor=["seed_rejection"])
+    seed_rejection = File(exists=True, argstr="-seed_rejection %s", xor=["seed_dynamic"])
+    n_streamlines = traits.Int(mandatory=True, argstr="-select %d")
+    cutoff = traits.Float(mandatory=True, argstr="-cutoff %g")
+    max_length_mm = traits.Float(mandatory=True, argstr="-maxlength %g")
+    min_length_mm = traits.Float(mandatory=True, argstr="-minlength %g")
+    step_mm = traits.Float(argstr="-step %g", desc="from the voxel size if none")
+    angle_degrees = traits.Float(mandatory=True, argstr="-angle %g")
+    downsample = traits.Int(argstr="-downsample %d", desc="keep every n-th point")
+    # Nipype does not hash the environment, so the seed travels as an input of its own.
+    random_seed = traits.Int(mandatory=True, desc="MRTRIX_RNG_SEED")
+
+
+class _TrackOutputSpec(TraitedSpec):
+    out_file = File(exists=True)
+
+
+class Track(MRtrixCommand):
+    """``tckgen``: streamlines by iFOD2 or SD_STREAM.
+
+    Nipype's own Tractography writes all seeds to a text file and turns ``-nthreads 0`` into the
+    number of processors, which makes streamlines that cannot be repeated.
+    """
+
+    _cmd = "tckgen"
+    input_spec = _TrackInputSpec
+    output_spec = _TrackOutputSpec
+    fix = "Look at the FODs and the five-tissue image in the working folder."
+
+    def _get_environ(self) -> dict[str, str]:
+        return {**super()._get_environ(), "MRTRIX_RNG_SEED": str(self.inputs.random_seed)}
+
+
+class _CountStreamlinesInputSpec(MRtrixInputSpec):
+    in_file = File(exists=True, mandatory=True, argstr="%s", position=-3)
+    labels_file = File(exists=True, mandatory=True, argstr="%s", position=-2)
+    out_file = File("counts.csv", usedefault=True, argstr="%s -force", position=-1)
+    radius_mm = traits.Float(mandatory=True, argstr="-assignment_radial_search %g")
+
+
+class _CountStreamlinesOutputSpec(TraitedSpec):
+    out_file = File(
+        exists=True, desc="(largest label + 1)²; row 0 counts ends outside of all regions"
+    )
+
+
+class CountStreamlines(MRtrixCommand):
+    """``tck2connectome``: how many streamlines join any two regions.
+
+    Unassigned streamlines and those within a region are kept: they are what quality is told by.
+    """
+
+    _cmd = "tck2connectome -symmetric -keep_unassigned"
+    input_spec = _CountStreamlinesInputSpec
+    output_spec = _CountStreamlinesOutputSpec
+    fix = "Look whether tractogram and label image are of one space."
+
+
+class _MapDensityInputSpec(MRtrixInputSpec):
+    in_file = File(exists=True, mandatory=True, argstr="%s", position=-2)
+    out_file = File("density.nii.gz", usedefault=True, argstr="%s -force", position=-1)
+    template_file = File(exists=True, mandatory=True, argstr="-template %s")
+
+
+class _MapDensityOutputSpec(TraitedSpec):
+    out_file = File(exists=True)
+
+
+class MapDensity(MRtrixCommand):
+    """``tckmap``: how many streamlines pass each voxel."""
+
+    _cmd = "tckmap"
+    input_spec = _MapDensityInputSpec
+    output_spec = _MapDensityOutputSpec
+    fix = "Look at the tractogram."
