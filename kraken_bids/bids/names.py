@@ -151,3 +151,17 @@ def output_path(
     if row.folder != "session":
         folder /= row.folder.format(datatype=datatype)
     return folder / filename
+
+
+def page_path(participant: str = "", session: str | None = None) -> PurePosixPath:
+    """Path of a page, relative to the root of its data set; the cohort's without arguments.
+
+    Examples
+    --------
+    >>> page_path("01", "test").name
+    'sub-01_ses-test.html'
+    """
+    if not participant:
+        return PurePosixPath("group.html")
+    pairs = [("sub", participant), *([("ses", session)] if session else [])]
+    return PurePosixPath(f"{format_entities(pairs)}.html")

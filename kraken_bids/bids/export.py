@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT
+"""From the workflows' arrays to the files of the data set: names, tables and sidecars together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..atlases import load_atlas
+from ..flavors import Flavor
+from ..plan import Entities
+from .names import output_path
+from .sidecars import (
+    connectome_sidecar,
+    labels_sidecar,
+    quality_sidecar,
+    timeseries_sidecar,
+)
+from .writers import (
+    atomic_path,
+    format_rows,
+    write_connectome,
+    write_json,
+    write_table,
+    write_text,
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where outputs of one series go, and what they come from.
+
+    Parameters
+    ----------
+    dataset_dir
+        Root of the data set.
+    entities
+        Those of the source, without ``space``, ``res``, ``den`` and ``desc``.
+    datatype
+        ``func`` or ``dwi``.
+    space
+        Label of the space of the data.
+    sources
+        BIDS URIs of the files used.
+    quality
+        The quality measures; sidecars repeat those that a connectome depends on.
+    """
+
+    dataset_dir: Path
+    entities: Entities
+    datatype: str
+    space: str
+    sources: tuple[str, ...] = ()
+    quality: Mapping[str, Any] = field(default_factory=dict)
+
+    def path(self, name: str, **labels: str) -> Path:
+        """Full path of an output (a key of `kraken_bids.bids.names.OUTPUTS`)."""
+        return self.dataset_dir / output_path(
+            name, self.entities, datatype=self.datatype, **labels
+        )
+
+    def regions(self, atlas: str) -> Mapping[str, Any]:
+        """Coverage, volumes and missing regions of an atlas."""
+        found: Mapping[str, Any] = self.quality.get("regions", {}).get(atlas, {})
+        return found
+
+
+def read_quality(path: Path) -> dict[str, Any]:
+    """Read quality measures that a workflow handed over."""
+    content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return content
+
+
+def save_connectomes(target: Target, connectomes_file: Path) -> list[Path]:
+    """Write each measured connectome as a labelled table with its sidecar."""
+    written = []
+    with np.load(connectomes_file, allow_pickle=False) as connectomes:
+        for name in sorted(connectomes.files):
+            flavor = Flavor.parse(name)
+            path = target.path(
+                "connectome", space=target.space, atlas=flavor.atlas, meas=flavor.meas
+            )
+            write_connectome(path, connectomes[name], load_atlas(flavor.atlas).region_names)
+            sidecar = connectome_sidecar(
+                flavor,
+                sources=target.sources,
+                quality=target.quality,
+                missing=target.regions(flavor.atlas).get("missing", ()),
+            )
+            written += [path, _sidecar(path, sidecar)]
+    return written
+
+
+def save_timeseries(target: Target, timeseries_file: Path) -> list[Path]:
+    """Write each denoised series as a table, a column a region, with its sidecar."""
+    written = []
+    with np.load(timeseries_file, allow_pickle=False) as series:
+        for name in sorted(series.files):
+            atlas, _, desc = name.partition("_")
+            path = target.path("timeseries", space=target.space, atlas=atlas, desc=desc)
+            header = "\t".join(load_atlas(atlas).region_names)
+            write_text(path, "\n".join([header, *format_rows(series[name])]) + "\n")
+            sidecar = timeseries_sidecar(
+                atlas, desc, sources=target.sources, quality=target.quality
+            )
+            sidecar |= _outliers(target)
+            written += [path, _sidecar(path, sidecar)]
+    return written
+
+
+def save_labels(target: Target, labels_files: Iterable[tuple[str, Path]]) -> list[Path]:
+    """Copy the label images used, by atlas, with their sidecars."""
+    written = []
+    for atlas, labels_file in labels_files:
+        path = target.path("atlas_labels", space=target.space, atlas=atlas)
+        with atomic_path(path) as temporary:
+            shutil.copyfile(labels_file, temporary)
+        sidecar = labels_sidecar(atlas, space=target.space, sources=target.sources)
+        written += [path, _sidecar(path, sidecar)]
+    return written
+
+
+def save_quality(target: Target) -> list[Path]:
+    """Write the quality measures as a table of one row; its sidecar describes the columns."""
+    name, desc = {
+        "func": ("functional_qc", "fc"),
+        "dwi": ("structural_qc", "sc"),
+    }[target.datatype]
+    path = target.path(name, desc=desc)
+    row = {
+        key: value for key, value in target.quality.items() if not isinstance(value, (dict, list))
+    }
+    write_table(path, tuple(row), [tuple(row.values())])
+    sidecar = quality_sidecar(
+        tuple(row), regions=target.quality.get("regions", {}), sources=target.sources
+    )
+    sidecar |= _outliers(target)
+    return [path, _sidecar(path, sidecar)]
+
+
+def _outliers(target: Target) -> dict[str, list[int]]:
+    """Volumes left out, from 0, where the series has them: needed to use the series again."""
+    volumes = target.quality.get("outlier_volumes")
+    return {} if volumes is None else {"OutlierVolumes": list(volumes)}
+
+
+def save_figures(target: Target, figures: Sequence[tuple[str, Path]]) -> list[Path]:
+    """Copy figures, by their ``desc`` label, into the participant's folder of figures."""
+    written = []
+    suffix = {"func": "bold", "dwi": "dwi"}[target.datatype]
+    for desc, figure in figures:
+        path = target.path("figure", suffix=suffix, desc=desc)
+        with atomic_path(path) as temporary:
+            shutil.copyfile(figure, temporary)
+        written.append(path)
+    return written
+
+
+def _sidecar(path: Path, content: Mapping[str, Any]) -> Path:
+    sidecar = path.with_name(path.name.split(".")[0] + ".json")
+    write_json(sidecar, content)
+    return sidecar
