@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""Figures and pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+
+class _DrawFigureInputSpec(BaseInterfaceInputSpec):
+    kind = traits.Str(mandatory=True, desc="kind of figure, such as functional_qc")
+    in_file = File(exists=True, mandatory=True, desc="arrays to draw (npz)")
+
+
+class _DrawFigureOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="the figure (PNG)")
+
+
+class DrawFigure(SimpleInterface):
+    """Draw one figure from a file of arrays."""
+
+    input_spec = _DrawFigureInputSpec
+    output_spec = _DrawFigureOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from ..report.figures import draw_figure
+
+        out_file = Path(runtime.cwd) / f"{self.inputs.kind}.png"
+        draw_figure(self.inputs.kind, Path(self.inputs.in_file), out_file)
+        self._results["out_file"] = str(out_file)
+        return runtime
+
+
+class _PageInputSpec(BaseInterfaceInputSpec):
+    output_dir = traits.Str(mandatory=True, desc="root of the measured data set")
+    notes = traits.List(traits.Str, usedefault=True, desc="problems to name on top")
+    wait_for = traits.List(traits.Str, desc="files that the page is made from")
+
+
+class _BuildPageInputSpec(_PageInputSpec):
+    participant = traits.Str(mandatory=True, desc="label without sub-")
+    session = traits.Str("", usedefault=True, desc="label without ses-; empty: all there are")
+
+
+class _PageOutputSpec(TraitedSpec):
+    out_file = traits.Str(desc="the page (HTML)")
+
+
+class BuildPage(SimpleInterface):
+    """Write the page of a participant into the root of the data set."""
+
+    input_spec = _BuildPageInputSpec
+    output_spec = _PageOutputSpec
+    # What the page shows lies in the data set, which the hash of the inputs cannot see.
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from ..report.pages import write_participant_page
+
+        page_file = write_participant_page(
+            Path(self.inputs.output_dir),
+            self.inputs.participant,
+            self.inputs.session or None,
+            notes=self.inputs.notes,
+        )
+        self._results["out_file"] = str(page_file)
+        return runtime
+
+
+class _BuildGroupPageInputSpec(_PageInputSpec):
+    dataset_dir = traits.Str(mandatory=True, desc="root of the data set of predictions")
+
+
+class BuildGroupPage(SimpleInterface):
+    """Write the page of a cohort into the root of the data set of predictions."""
+
+    input_spec = _BuildGroupPageInputSpec
+    output_spec = _PageOutputSpec
+    _always_run = True  # as above
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from ..report.pages import write_group_page
+
+        page_file = write_group_page(
+            Path(self.inputs.dataset_dir),
+            Path(self.inputs.output_dir),
+            notes=self.inputs.notes,
+        )
+        self._results["out_file"] = str(page_file)
+        return runtime

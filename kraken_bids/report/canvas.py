@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""What all figures share: the sheet, its colours and small PNG files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Largest size of one figure in bytes: pages with dozens of them must open in any browser.
+MAX_BYTES = 100_000
+
+#: Share of the resolution asked for, number of colours, and the size that a heat map then has
+#: as a share of the first one's (measured on noisy 439-region matrices).
+_ATTEMPTS: tuple[tuple[float, int, float], ...] = (
+    (1.0, 40, 0.7),
+    (1.0, 24, 0.55),
+    (0.85, 24, 0.4),
+    (0.7, 20, 0.28),
+    (0.55, 16, 0.16),
+    (0.4, 16, 0.0),
+)
+
+#: Colour-blind-safe line colours (Okabe and Ito, 2008).
+BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7"
+INK, FAINT, MISSING_COLOUR = "#222222", "#888888", "#b8b8b8"
+
+#: Levels of a colour map: more cannot be told apart by eye, fewer make smaller files.
+N_LEVELS = 32
+
+
+def new_figure(
+    width_in: float, height_in: float, *, layout: Literal["constrained"] | None = "constrained"
+) -> Figure:
+    """Make a blank white sheet, in inches, that no global state knows of."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in), facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def style(axes: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
+    """Give axes their title and labels in the sizes and colours of all figures."""
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_xlabel(xlabel, fontsize=9, color=INK)
+    axes.set_ylabel(ylabel, fontsize=9, color=INK)
+    axes.tick_params(labelsize=8, width=0.6, colors=INK)
+    for spine in axes.spines.values():
+        spine.set_linewidth(0.6)
+        spine.set_color(FAINT)
+
+
+def colour_map(name: str, *, missing: str = MISSING_COLOUR, under: str | None = None) -> Any:
+    """Take a colour map of matplotlib in `N_LEVELS` levels, with a colour for missing values."""
+    import matplotlib as mpl
+
+    colours = mpl.colormaps[name].resampled(N_LEVELS)
+    return colours.with_extremes(bad=missing, under=under)
+
+
+def robust_limit(values: NDArray[np.floating], *, percent: float = 99.0) -> float:
+    """Take a percentile of the absolute finite values, rounded up to two digits; else 1.
+
+    Examples
+    --------
+    >>> robust_limit(np.array([0.1, -0.523, np.nan]), percent=100)
+    0.53
+    """
+    finite = np.abs(values[np.isfinite(values)])
+    limit = float(np.percentile(finite, percent)) if finite.size else 0.0
+    if limit <= 0:
+        return 1.0
+    step = 10.0 ** (np.floor(np.log10(limit)) - 1)
+    return float(f"{np.ceil(limit / step - 1e-9) * step:.2g}")
+
+
+def save_png(
+    figure: Figure,
+    out_file: Path | io.BytesIO,
+    *,
+    dpi: float = 110,
+    n_colours: int = 96,
+    max_bytes: int = MAX_BYTES,
+) -> int:
+    """Write a figure as a PNG with a palette, giving up detail until it fits.
+
+    Parameters
+    ----------
+    figure
+        The sheet.
+    out_file
+        PNG file, or an open buffer.
+    dpi, n_colours
+        Pixels an inch and size of the palette, at best.
+    max_bytes
+        Size to stay below.
+
+    Returns
+    -------
+    int
+        Size in bytes. Above `max_bytes` only if not even the last attempt fits.
+    """
+    content, first, drawn_share = b"", 0, 0.0
+    for share, colours, expected in ((1.0, n_colours, 1.0), *_ATTEMPTS):
+        if first * expected > 1.2 * max_bytes:
+            continue  # hopeless: save the time
+        if share != drawn_share:
+            image, drawn_share = _render(figure, dpi * share), share
+        content = _palette_png(image, colours)
+        first = first or len(content)
+        if len(content) <= max_bytes:
+            break
+    if isinstance(out_file, Path):
+        out_file.write_bytes(content)
+    else:
+        out_file.write(content)
+    return len(content)
+
+
+def _render(figure: Figure, dpi: float) -> Any:
+    """Draw a figure as an RGB image; the layout of the first time is kept."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    figure.set_layout_engine("none")
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def _palette_png(image: Any, n_colours: int) -> bytes:
+    """Write an image with at most `n_colours` colours, chosen so that rare ones survive."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    image.quantize(n_colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        buffer, format="PNG", optimize=True
+    )
+    return buffer.getvalue()

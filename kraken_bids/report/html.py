@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""Pieces of a page: pictures, tables and the templates that put them together."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG that travels inside its page.
+
+    Parameters
+    ----------
+    content
+        Bytes of the file.
+    alt
+        What is seen, for those who do not see it.
+    caption
+        Text below.
+    """
+
+    content: bytes
+    alt: str
+    caption: str
+
+    @property
+    def uri(self) -> str:
+        """The picture as a ``data:`` address."""
+        return "data:image/png;base64," + base64.b64encode(self.content).decode("ascii")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, from the header."""
+        width, height = struct.unpack(">II", self.content[16:24])
+        return width, height
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return self.size[0]
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return self.size[1]
+
+    @classmethod
+    def drawn(cls, draw: Callable[[BytesIO], int], alt: str, caption: str) -> Picture:
+        """Take what a drawing function writes into a buffer."""
+        buffer = BytesIO()
+        draw(buffer)
+        return cls(buffer.getvalue(), alt, caption)
+
+    @classmethod
+    def read(cls, file: Path, alt: str, caption: str) -> Picture | None:
+        """Take a PNG file; None if it cannot be read or is no PNG."""
+        try:
+            content = file.read_bytes()
+        except OSError:
+            return None
+        whole = content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82")
+        return cls(content, alt, caption) if whole else None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: text, how it is set, where it leads."""
+
+    text: str
+    css: str = ""
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of a page, with what its columns mean where their names do not say it."""
+
+    title: str
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[Cell, ...], ...] = ()
+    meanings: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[str | Cell]],
+        *,
+        meanings: Iterable[tuple[str, str]] = (),
+    ) -> Grid:
+        """Make a table; text that is a number is set as one, `meanings` explain the columns."""
+        return cls(
+            title,
+            tuple(columns),
+            tuple(tuple(_cell(value) for value in row) for row in rows),
+            tuple(meanings),
+        )
+
+
+def _cell(value: str | Cell) -> Cell:
+    if isinstance(value, Cell):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return Cell(value, "words" if len(value) > 40 else "")
+    return Cell(short_number(value, number), "number")
+
+
+def short_number(text: str, number: float) -> str:
+    """Write a number in at most four significant digits; whole numbers as they are.
+
+    Examples
+    --------
+    >>> short_number("0.123456", 0.123456)
+    '0.1235'
+    """
+    digits = text.strip().lstrip("-")
+    if digits.isdigit():
+        return f"{int(digits):,}" if not text.strip().startswith("-") else text
+    return f"{number:.4g}"
+
+
+def as_text(value: Any) -> str:
+    """Write a value of a JSON file in one line.
+
+    Examples
+    --------
+    >>> as_text({"Name": "demo", "Flavors": ["a", "b"]})
+    'Name: demo, Flavors: a, b'
+    """
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {as_text(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(as_text(item) for item in value)
+    return str(value)
+
+
+def n_of(count: int, noun: str) -> str:
+    """Count things.
+
+    Examples
+    --------
+    >>> n_of(1, "region"), n_of(2, "region")
+    ('1 region', '2 regions')
+    """
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something to know about the data, with its meaning and what to do."""
+
+    what: str
+    meaning: str = ""
+    advice: str = ""
+    names: tuple[str, ...] = ()
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """Fill a template of ``data/report``; every text is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kraken_bids", "data/report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(version=__version__, **context)
+
+
+def provenance(description: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say which programs made a data set, from its ``dataset_description.json``."""
+    plain = ("Name", "BIDSVersion", "License")
+    entries = [(key, str(description[key])) for key in plain if key in description]
+    for program in description.get("GeneratedBy", []):
+        if isinstance(program, Mapping):
+            words = [str(program.get(key, "")) for key in ("Name", "Version", "Description")]
+            entries.append(("Generated by", " ".join(word for word in words if word)))
+            entries += [
+                (key, str(program[key])) for key in ("ConfigurationHash",) if key in program
+            ]
+    for source in description.get("SourceDatasets", []):
+        if isinstance(source, Mapping):
+            words = [str(source[key]) for key in ("URL", "DOI", "Version") if key in source]
+            entries.append(("Made from", " ".join(words)))
+    return entries

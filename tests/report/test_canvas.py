@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""Sheets and small PNG files."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kraken_bids.report.canvas import MAX_BYTES, new_figure, robust_limit, save_png
+
+
+def noise_sheet(rng):
+    figure = new_figure(6, 6)
+    figure.add_subplot().imshow(rng.random((600, 600)), interpolation="nearest")
+    return figure
+
+
+def test_noise_is_given_up_until_the_file_fits(rng):
+    buffer = io.BytesIO()
+    size = save_png(noise_sheet(rng), buffer)
+    assert size == len(buffer.getvalue()) <= MAX_BYTES
+
+
+def test_a_simple_sheet_keeps_its_resolution(tmp_path):
+    figure = new_figure(4, 3)
+    figure.add_subplot().plot([0, 1], [0, 1])
+    save_png(figure, tmp_path / "line.png", dpi=100)
+    with Image.open(tmp_path / "line.png") as image:
+        assert image.size == (400, 300)
+        assert image.mode == "P"
+
+
+@pytest.mark.parametrize(
+    ("values", "limit"),
+    [([0.1, -0.523], 0.53), ([np.nan, 0.0], 1.0), ([], 1.0), ([12.3, 45.6], 46.0)],
+    ids=["two digits up", "nothing but zero", "nothing", "large"],
+)
+def test_limits_of_colours_are_round_and_positive(values, limit):
+    assert robust_limit(np.array(values), percent=100) == pytest.approx(limit)

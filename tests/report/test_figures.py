@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: MIT
+"""Figures: small files, what is drawn where, unusual arrays."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kraken_bids.errors import InputError, UsageError
+from kraken_bids.flavors import CORE_FLAVORS
+from kraken_bids.report.canvas import MAX_BYTES
+from kraken_bids.report.figures import (
+    FIGURES,
+    draw_adaptation,
+    draw_connectomes,
+    draw_figure,
+    draw_functional_qc,
+    draw_identification,
+    draw_latents,
+    draw_predictions,
+    draw_structural_qc,
+)
+from kraken_bids.report.matrices import edge_correlation, region_groups
+from kraken_bids.report.quality_figures import to_ras
+
+
+def noise(rng, n_regions):
+    matrix = rng.uniform(-1, 1, (n_regions, n_regions))
+    return (matrix + matrix.T) / 2
+
+
+def pixels(content):
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("kinds", [("FCcorr", "hpf"), ("SCifod2act", "volnorm")], ids=["FC", "SC"])
+def test_even_noise_of_439_regions_stays_small(rng, kinds):
+    name = f"{kinds[0]}_coco439_{kinds[1]}"
+    assert 1000 < draw_connectomes({name: noise(rng, 439)}, io.BytesIO()) <= MAX_BYTES
+
+
+def test_missing_regions_are_grey(rng):
+    matrix = noise(rng, 86)
+    whole, holed = io.BytesIO(), io.BytesIO()
+    draw_connectomes({"FCcorr_fs86_hpf": matrix}, whole)
+    matrix[40:50], matrix[:, 40:50] = np.nan, np.nan
+    draw_connectomes({"FCcorr_fs86_hpf": matrix}, holed)
+
+    def share_of_grey(buffer):
+        colours = pixels(buffer.getvalue()).astype(int)
+        return ((np.ptp(colours, axis=-1) < 6) & (np.abs(colours[..., 0] - 0xB8) < 10)).mean()
+
+    # The crossing bands cover 2 x 10/86 of the matrix, which is half of the sheet.
+    assert share_of_grey(holed) - share_of_grey(whole) > 0.08
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [np.zeros((86, 86)), np.full((86, 86), np.nan), np.eye(86)],
+    ids=["zero", "all missing", "diagonal"],
+)
+@pytest.mark.parametrize("name", ["FCcorr_fs86_hpf", "SCsdstream_fs86_count"])
+def test_matrices_without_edges_are_drawn(name, matrix):
+    assert draw_connectomes({name: matrix}, io.BytesIO()) > 1000
+
+
+def test_an_unknown_atlas_is_drawn_without_groups(rng):
+    assert region_groups("mine", 20) == []
+    assert draw_connectomes({"FCcorr_mine_hpf": noise(rng, 20)}, io.BytesIO()) > 1000
+
+
+@pytest.mark.parametrize(
+    ("atlas", "n_regions", "names"),
+    [
+        ("fs86", 86, ["left", "right", "left", "right"]),
+        ("shen268", 268, ["right", "left"]),
+        ("coco439", 439, ["both", "right", "left"]),
+    ],
+)
+def test_regions_are_grouped_by_hemisphere_without_gaps(atlas, n_regions, names):
+    groups = region_groups(atlas, n_regions)
+    assert [name for name, _, _ in groups] == names
+    assert [start for _, start, _ in groups][1:] == [stop for _, _, stop in groups][:-1]
+    assert (groups[0][1], groups[-1][2]) == (0, n_regions)
+
+
+def test_no_matrix_is_refused():
+    with pytest.raises(UsageError, match="no connectome to draw"):
+        draw_connectomes({}, io.BytesIO())
+    with pytest.raises(UsageError, match="no prediction to draw"):
+        draw_predictions({}, io.BytesIO())
+
+
+def test_correlation_of_edges_leaves_out_missing_regions(rng):
+    first, second = noise(rng, 20), noise(rng, 20)
+    expected = np.corrcoef(first[1:, 1:][np.triu_indices(19, 1)],
+                           second[1:, 1:][np.triu_indices(19, 1)])[0, 1]  # fmt: skip
+    first[0], first[:, 0] = np.nan, np.nan
+    assert edge_correlation(first, second) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(edge_correlation(first, np.ones((20, 20))))
+
+
+def test_functional_figure_takes_missing_values(fake, rng):
+    traces = fake.make_traces(rng, n_volumes=200, n_regions=439)
+    traces["series"][:, 3] = np.nan
+    traces["dvars"][0] = np.nan
+    assert draw_functional_qc(traces, io.BytesIO()) <= MAX_BYTES
+
+
+def test_structural_figure_draws_what_is_there(fake, rng):
+    overview = fake.make_overview(rng)
+    whole = draw_structural_qc(overview, io.BytesIO())
+    for key in ("five_tissue", "density", "lengths_sdstream", "lengths_ifod2act"):
+        del overview[key]
+    assert 1000 < draw_structural_qc(overview, io.BytesIO()) < whole <= MAX_BYTES
+
+
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_volumes_are_turned_to_right_anterior_superior(rng, signs, order):
+    volume = rng.random((4, 5, 6))
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag([2.0, 3.0, 4.0])
+    stored, stored_affine = volume, affine.copy()
+    for axis, sign in enumerate(signs):
+        if sign < 0:
+            stored = np.flip(stored, axis)
+            stored_affine[:, axis] *= -1
+    stored, stored_affine[:, :3] = stored.transpose(order), stored_affine[:, order]
+    turned, sizes = to_ras(stored, stored_affine)
+    np.testing.assert_array_equal(turned, volume)
+    np.testing.assert_allclose(sizes, [2, 3, 4])
+
+
+def test_cohort_figures_are_small(rng):
+    rows = [
+        {"source": source, "target": str(flavor), "top1": 0.5, "top1_chance": 0.1,
+         "average_rank": "n/a", "residual_correlation": 0.2}
+        for source in ("fusion", "fusionSC", "fusionFC") for flavor in CORE_FLAVORS
+    ]  # fmt: skip
+    assert draw_identification(rows, io.BytesIO()) <= MAX_BYTES
+    means = {str(flavor): tuple(rng.random((3, 5000))) for flavor in CORE_FLAVORS[:5]}
+    assert draw_adaptation(means, io.BytesIO()) <= MAX_BYTES
+    latents = rng.normal(size=(200, 128))
+    labels = [f"sub-{row}" for row in range(200)]
+    groups = ["a", "b"] * 100
+    assert draw_latents(latents, labels, io.BytesIO(), groups=groups) <= MAX_BYTES
+
+
+def test_one_latent_cannot_be_compared(rng):
+    latents = np.vstack([rng.normal(size=8), np.full(8, np.nan)])
+    with pytest.raises(UsageError, match="1 latents cannot be compared"):
+        draw_latents(latents, ["a", "b"], io.BytesIO())
+
+
+def test_every_kind_of_figure_is_drawn_from_a_file(fake, rng, tmp_path):
+    matrix = noise(rng, 86)
+    arrays = {
+        "connectomes": {"FCcorr_fs86_hpf": matrix},
+        "functional_qc": fake.make_traces(rng),
+        "structural_qc": fake.make_overview(rng),
+        "predictions": {"FCcorr_fs86_hpf__measured": matrix, "FCcorr_fs86_hpf__predicted": matrix},
+        "identification": {"source": np.array(["fusion"]), "target": np.array(["FCcorr_fs86_hpf"]),
+                           "top1": np.array([0.5]), "top1_chance": np.array([0.1])},
+        "adaptation": {f"FCcorr_fs86_hpf__{key}": rng.random(50)
+                       for key in ("before", "after", "training")},
+        "latents": {"latents": rng.normal(size=(3, 8)), "labels": np.array(["a", "b", "c"])},
+    }  # fmt: skip
+    assert set(arrays) == set(FIGURES)
+    for kind, content in arrays.items():
+        np.savez(tmp_path / "arrays.npz", **content)
+        size = draw_figure(kind, tmp_path / "arrays.npz", tmp_path / f"{kind}.png")
+        assert size == (tmp_path / f"{kind}.png").stat().st_size
+
+
+def test_figure_problems_say_what_and_where(tmp_path):
+    with pytest.raises(UsageError, match=r"figure 'latent' is unknown\. Did you mean 'latents'"):
+        draw_figure("latent", tmp_path / "x.npz", tmp_path / "x.png")
+    np.savez(tmp_path / "traces.npz", dvars=np.zeros(3))
+    with pytest.raises(InputError, match=r"cannot be drawn .*'series'.*traces.npz"):
+        draw_figure("functional_qc", tmp_path / "traces.npz", tmp_path / "x.png")
