@@ -95,7 +95,7 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
             lambda: _named_paths(n.atlas_file, "--atlas-file", atlas_names(), _existing_file), ()
         ),
         modalities=(n.modality,) if n.modality else ("func", "dwi"),
-        flavors=reader.read(lambda: tuple(str(Flavor.parse(name)) for name in n.flavors), ()),
+        flavors=reader.read(lambda: _flavors(n.flavors), ()),
         functional=_read_functional(n, reader),
         structural=_read_structural(n, reader),
         translation=_read_translation(n, reader),
@@ -379,15 +379,16 @@ def _read_translation(n: argparse.Namespace, reader: _Reader) -> TranslationOpti
         adapt_by=n.adapt_by,
         fusions=reader.read(fusions, ()),
         predict_from=tuple(n.predict_from),
-        predict_to=reader.read(lambda: tuple(_flavor_names(n.predict_to)), ()),
+        predict_to=reader.read(
+            lambda: tuple(str(Flavor.parse(name)) for name in n.predict_to), ()
+        ),
         label=reader.read(label, "default"),
         device=reader.read(device, "auto"),
     )
 
 
-def _flavor_names(names: Iterable[str]) -> list[str]:
-    groups = {"all", "SC", "FC"}
-    return [name if name in groups else str(Flavor.parse(name)) for name in names]
+def _flavors(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(str(Flavor.parse(name)) for name in names)
 
 
 def _model_dir(n: argparse.Namespace) -> Path | None:

@@ -265,10 +265,28 @@ def _action(namespace: argparse.Namespace) -> str:
     return next((action for action in actions if getattr(namespace, action)), "run")
 
 
+class _Once(logging.Filter):
+    """Let each warning through once: many flavors and participants give the same one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether a record is new."""
+        if record.levelno != logging.WARNING:
+            return True
+        message = record.getMessage()
+        new = message not in self._seen
+        self._seen.add(message)
+        return new
+
+
 def _start_logging(verbose: int, *, quiet: bool) -> None:
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(_Once())
     log = logging.getLogger("kraken_bids")
     log.handlers = [handler]
     log.setLevel(level)

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 # Nipype asks a server for its newest version when it is imported, unless told not to.
 os.environ.setdefault("NO_ET", "1")
 os.environ.setdefault("NIPYPE_NO_ET", "1")
 
+import threadpoolctl
 from nipype import config as nipype_config
 from nipype.pipeline import engine as pe
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin
@@ -58,7 +60,9 @@ class MultiProc(MultiProcPlugin):
         """Replace the pool; Nipype's own lets its workers outlive it."""
         self.pool.shutdown(wait=False)
         self.pool = type(self.pool)(
-            max_workers=self.processors, initializer=_start_worker, initargs=(self._cwd,)
+            max_workers=self.processors,
+            initializer=_start_worker,
+            initargs=(self._cwd, self.plugin_args["omp_nthreads"]),
         )
 
     def _async_callback(self, args: Any) -> None:
@@ -79,11 +83,16 @@ class MultiProc(MultiProcPlugin):
             )
             name = f"{type(error).__module__}.{type(error).__name__}"
             return {"result": None, "traceback": [f"{name}: {error}\n"], "taskid": taskid}
+        except Exception as error:  # noqa: BLE001 - told as the node's failure, whatever it is
+            return {"result": None, "traceback": format_exception(error), "taskid": taskid}
         return result
 
 
-def _start_worker(cwd: str) -> None:
-    """Prepare a worker: it dies with its parent and leaves interrupts to it."""
+def _start_worker(cwd: str, n_threads: int) -> None:
+    """Prepare a worker: it keeps to its threads, dies with its parent, leaves interrupts to it."""
+    # Libraries that are loaded already are told; those to come read the environment.
+    threadpoolctl.threadpool_limits(limits=n_threads)
+    os.environ["OMP_NUM_THREADS"] = str(n_threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
@@ -139,13 +148,11 @@ def run_workflow(
     }
     nipype_config.update_config({"execution": {"check_version": "false"}})
 
-    def status_callback(node: Any, status: str) -> None:
-        if on_status is not None:
-            on_status(node.fullname, status)
-
+    status_callback = _Listener(on_status)
     if plugin is None:
         runner: Any = MultiProc({
             "n_procs": resources.n_procs,
+            "omp_nthreads": resources.omp_nthreads,
             "memory_gb": resources.mem_gb,
             "n_gpu_procs": n_gpus,
             "raise_insufficient": False,
@@ -166,6 +173,20 @@ def run_workflow(
                 raise
             return failures
     return read_failures(crash_dir)
+
+
+class _Listener:
+    """Pass the status of nodes on; Nipype sends it along to workers, where it is deaf."""
+
+    def __init__(self, on_status: StatusCallback | None) -> None:
+        self._on_status = on_status
+
+    def __call__(self, node: Any, status: str) -> None:
+        if self._on_status is not None:
+            self._on_status(node.fullname, status)
+
+    def __reduce__(self) -> tuple[type[_Listener], tuple[None]]:
+        return _Listener, (None,)
 
 
 @contextlib.contextmanager

@@ -15,13 +15,14 @@ from urllib.parse import quote
 
 from .. import __version__
 from ..flavors import Flavor
+from .writers import MISSING
 
 SOFTWARE = f"kraken-bids {__version__}"
 
 #: What the label of ``desc-`` of a denoised series says.
 VARIANTS: dict[str, str] = {
-    "hpf": "denoised, high-pass filtered at 0.01 Hz",
-    "hpfgsr": "denoised with the grey-matter signal regressed, high-pass filtered at 0.01 Hz",
+    "hpf": "denoised, high-pass filtered",
+    "hpfgsr": "denoised with the grey-matter signal regressed, high-pass filtered",
 }
 
 #: What a space of label images is, where it is no template of TemplateFlow.
@@ -225,7 +226,12 @@ def timeseries_sidecar(
         **({"RepetitionTime": repetition_time} if repetition_time is not None else {}),
         **({"SamplingFrequency": 1 / repetition_time} if repetition_time else {}),
         "NodeFiles": [_node_file(atlas)],
-        "SoftwareFilters": {"High-pass": {"Cutoff (Hz)": 0.01, "Kind": "cosine weights"}},
+        "SoftwareFilters": {
+            "High-pass": {
+                "Cutoff (Hz)": quality.get("high_pass_hz", MISSING),
+                "Kind": "cosine weights",
+            }
+        },
         "Software": SOFTWARE,
         "Sources": list(sources),
         "MissingNodes": list(regions.get("missing", ())),
@@ -359,7 +365,7 @@ QUALITY_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("n_regressors_*", "Nuisance regressors, {}", ""),
     ("dof_*", "Degrees of freedom left, {}", ""),
     ("n_voxels_*", "Voxels of the tissue {}", ""),
-    ("component_gap_*", "Variance of the last component kept over the first left out, {}", ""),
+    ("component_gap_*", "Gap of variance after the fourth component, {}; near 0: arbitrary", ""),
     ("has_onset_regressor", "1 if the transient at the onset of the scan was regressed", ""),
     ("is_eroded_*", "1 if the mask of {} was eroded", ""),
     ("mean_*", "Mean edge of {}", ""),

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""Sinks: the only nodes that write into a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from ..bids.export import (
+    Target,
+    read_quality,
+    save_connectomes,
+    save_figures,
+    save_labels,
+    save_quality,
+    save_timeseries,
+)
+from ..completion import mark_finished
+from ..errors import InputError
+from ..plan import session_label
+
+
+class _SaveSeriesInputSpec(BaseInterfaceInputSpec):
+    dataset_dir = traits.Str(mandatory=True, desc="root of the data set")
+    entities = traits.List(
+        traits.List(traits.Str), mandatory=True, desc="entities of the source, key and label"
+    )
+    datatype = traits.Enum("func", "dwi", mandatory=True, desc="BIDS folder")
+    space = traits.Str(mandatory=True, desc="space of the data")
+    sources = traits.List(traits.Str, desc="BIDS URIs of the files used")
+    atlases = traits.List(traits.Str, desc="atlases, in the order of labels_files")
+    connectomes_file = File(exists=True, desc="matrices by flavor (npz)")
+    timeseries_file = File(exists=True, desc="denoised series by atlas and kind (npz)")
+    labels_files = traits.List(File(exists=True), desc="label images on the data's grid")
+    qc_file = File(exists=True, mandatory=True, desc="quality measures (JSON)")
+    figure_file = File(exists=True, desc="figure of the quality measures (PNG)")
+
+
+class _SaveSeriesOutputSpec(TraitedSpec):
+    out_files = traits.List(traits.Str, desc="files written")
+
+
+class SaveSeries(SimpleInterface):
+    """Write all outputs of one series into the data set, each file whole or not at all."""
+
+    input_spec = _SaveSeriesInputSpec
+    output_spec = _SaveSeriesOutputSpec
+    # Files in the data set may be deleted while the working folder stays: always look again.
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        inputs = self.inputs
+        target = Target(
+            dataset_dir=Path(inputs.dataset_dir),
+            entities=tuple((key, label) for key, label in inputs.entities),
+            datatype=inputs.datatype,
+            space=inputs.space,
+            sources=tuple(inputs.sources) if isdefined(inputs.sources) else (),
+            quality=read_quality(Path(inputs.qc_file)),
+        )
+        written = save_quality(target)
+        if isdefined(inputs.connectomes_file):
+            written += save_connectomes(target, Path(inputs.connectomes_file))
+        if isdefined(inputs.timeseries_file):
+            written += save_timeseries(target, Path(inputs.timeseries_file))
+        if isdefined(inputs.labels_files):
+            pairs = zip(inputs.atlases, map(Path, inputs.labels_files), strict=True)
+            written += save_labels(target, pairs)
+        if isdefined(inputs.figure_file):
+            written += save_figures(target, [("qc", Path(inputs.figure_file))])
+        self._results["out_files"] = [str(path) for path in written]
+        return runtime
+
+
+class _MarkFinishedInputSpec(BaseInterfaceInputSpec):
+    dataset_dir = traits.Str(mandatory=True, desc="root of the data set")
+    name = traits.Str(mandatory=True, desc="session, or group")
+    key = traits.Str(mandatory=True, desc="fingerprint of inputs and settings")
+    out_files = traits.List(traits.Str, mandatory=True, desc="all outputs")
+    problems_file = File(exists=True, desc="inputs that could not be used (JSON)")
+
+
+class _MarkFinishedOutputSpec(TraitedSpec):
+    marker_file = traits.Str(desc="the marker")
+
+
+class MarkFinished(SimpleInterface):
+    """Say that a piece of work is done, once all its outputs are in place."""
+
+    input_spec = _MarkFinishedInputSpec
+    output_spec = _MarkFinishedOutputSpec
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        inputs = self.inputs
+        marker = mark_finished(
+            Path(inputs.dataset_dir),
+            inputs.name,
+            inputs.key,
+            map(Path, inputs.out_files),
+            problems=_problems(inputs.problems_file) if isdefined(inputs.problems_file) else (),
+        )
+        self._results["marker_file"] = str(marker)
+        return runtime
+
+
+def _problems(problems_file: str) -> list[tuple[str, str]]:
+    """Session and message of each input that could not be used."""
+    listed = json.loads(Path(problems_file).read_text("utf-8"))["problems"]
+    return [
+        (
+            session_label(problem["participant"], problem["session"]),
+            str(InputError(problem["what"], where=problem["where"], fix=problem["fix"])),
+        )
+        for problem in listed
+    ]

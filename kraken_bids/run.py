@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: MIT
+"""The two levels, from settings to exit code: plan, skip what is done, run, tell."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .bids.writers import write_text
+from .boilerplate import methods_text
+from .completion import fingerprint, is_finished, remove_temporary, remove_tree
+from .errors import KrakenBIDSError
+from .plan import SessionPlan
+from .settings import Settings
+
+_log = logging.getLogger(__name__)
+
+EXIT_DONE = 0
+EXIT_SOME_FAILED = 1
+
+
+@dataclass
+class Outcome:
+    """What became of the sessions: those done, and what went wrong for the others."""
+
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failures: dict[str, list[str]] = field(default_factory=dict)
+
+    def fail(self, label: str, message: str) -> None:
+        """Note one thing that went wrong for a session."""
+        self.failures.setdefault(label, []).append(message)
+
+    def tell(self) -> int:
+        """Say it, the worst last; give the exit code."""
+        for label, messages in self.failures.items():
+            for message in messages:
+                _log.error("%s: %s", label, message)
+        n_failed = len(self.failures)
+        _log.info(
+            "%d done, %d done before, %d with problems",
+            len(self.done),
+            len(self.skipped),
+            n_failed,
+        )
+        return EXIT_SOME_FAILED if n_failed else EXIT_DONE
+
+
+def run(settings: Settings, *, action: str = "run", config: str = "") -> int:
+    """Carry out an invocation.
+
+    Parameters
+    ----------
+    settings
+        What was asked for.
+    action
+        ``run``, ``dry_run``, ``status``, ``reports_only`` or ``boilerplate_only``.
+    config
+        The options as TOML, kept with the logs.
+
+    Returns
+    -------
+    int
+        0 if all was done, 1 if something failed for some participants.
+    """
+    if action == "boilerplate_only":
+        _log.info("%s", methods_text(settings))
+        return EXIT_DONE
+    if settings.level == "group":
+        from .run_group import run_group
+
+        return run_group(settings, action=action, config=config)
+    return run_participants(settings, action=action, config=config)
+
+
+def new_run_id() -> str:
+    """Name of a run: time and a random part."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}_{uuid.uuid4().hex[:8]}"
+
+
+def run_participants(settings: Settings, *, action: str = "run", config: str = "") -> int:
+    """Measure the connectomes of all participants asked for."""
+    from .bids.inputs import pairing_table, plan_sessions
+    from .fetch import find_atlas_file
+
+    plans = plan_sessions(settings, atlas_file=find_atlas_file)
+    keys = {plan.label: session_key(plan, settings) for plan in plans}
+    done = {
+        plan.label
+        for plan in plans
+        if is_finished(settings.output_dir, plan.label, keys[plan.label])
+    }
+    if action == "status":
+        return _tell_status(plans, done)
+    _log.info("%s", pairing_table(plans))
+    outcome = Outcome()
+    for plan in plans:
+        for problem in plan.problems:
+            outcome.fail(plan.label, str(problem))
+    if action == "dry_run":
+        _log.info("dry run: %d of %d sessions are to be done", len(plans) - len(done), len(plans))
+        return outcome.tell()
+    if action == "reports_only":
+        return _write_pages(plans, settings, outcome)
+    _write_dataset(settings)
+    todo = [
+        plan for plan in plans if plan.label not in done and (plan.functional or plan.diffusion)
+    ]
+    outcome.skipped += [plan.label for plan in plans if plan.label in done]
+    if todo:
+        _measure(todo, keys, settings=settings, config=config, outcome=outcome)
+    _translate_finished(plans, settings=settings, outcome=outcome)
+    return outcome.tell()
+
+
+def session_key(plan: SessionPlan, settings: Settings) -> str:
+    """Fingerprint of all that a session's measured connectomes depend on."""
+    return fingerprint(
+        plan.functional,
+        plan.diffusion,
+        settings.functional,
+        settings.structural,
+        settings.atlases,
+        settings.flavors,
+    )
+
+
+def _tell_status(plans: Sequence[SessionPlan], done: set[str]) -> int:
+    for plan in plans:
+        state = "done" if plan.label in done else "to do"
+        _log.info("%-24s %s%s", plan.label, state, " (problems)" if plan.problems else "")
+    _log.info("%d of %d done", len(done), len(plans))
+    return EXIT_DONE
+
+
+def _write_dataset(settings: Settings) -> None:
+    from .bids.dataset import write_measured_dataset
+
+    write_measured_dataset(settings)
+
+
+def _write_pages(plans: Sequence[SessionPlan], settings: Settings, outcome: Outcome) -> int:
+    from .report.pages import write_participant_page
+
+    for plan in plans:
+        notes = tuple(str(problem) for problem in plan.problems)
+        write_participant_page(settings.output_dir, plan.participant, plan.session, notes=notes)
+        outcome.done.append(plan.label)
+    return outcome.tell()
+
+
+def _measure(
+    plans: Sequence[SessionPlan],
+    keys: dict[str, str],
+    *,
+    settings: Settings,
+    config: str,
+    outcome: Outcome,
+) -> None:
+    """Run the participants' graph and sort out what became of whom."""
+    from kraken_bids.workflows.base import init_participants_wf, session_wf_name
+
+    from .bids.inputs import input_uris
+    from .execution import claim_folder, run_workflow
+
+    run_id = new_run_id()
+    work_dirs = {
+        plan.label: settings.work_dir / "participants_wf" / session_wf_name(plan) for plan in plans
+    }
+    for plan in plans:
+        claim_folder(work_dirs[plan.label])
+        remove_temporary([session_dir(settings.output_dir, plan)])
+    workflow = init_participants_wf(
+        plans, settings=settings, keys=keys, sources=input_uris(plans, settings)
+    )
+    log_dirs = {plan.label: settings.output_dir / "logs" / plan.label / run_id for plan in plans}
+    for log_dir in log_dirs.values():
+        write_text(log_dir / "config.toml", config)
+        write_text(log_dir / "CITATION.md", methods_text(settings))
+    if settings.write_graph:
+        for plan, log_dir in ((plan, log_dirs[plan.label]) for plan in plans):
+            workflow.get_node(session_wf_name(plan)).write_graph(
+                str(log_dir / "graph.dot"), graph2use="colored", format="svg"
+            )
+    labels = {session_wf_name(plan): plan.label for plan in plans}
+    failures = run_workflow(
+        workflow,
+        resources=settings.resources,
+        crash_dir=settings.work_dir / "crashes" / run_id,
+        log_file=settings.output_dir / "logs" / f"{run_id}.log",
+        plugin=read_plugin(settings.plugin_file),
+        stop_on_first_crash=settings.stop_on_first_crash,
+        on_status=Progress(labels),
+    )
+    for failure in failures:
+        label = next(labels[part] for part in failure.node.split(".") if part in labels)
+        kept = log_dirs[label] / failure.crash_file.name
+        shutil.move(failure.crash_file, kept)
+        step = failure.node.partition(session_wf_name_of(label, labels))[2].strip(".")
+        outcome.fail(label, f"{failure.message} [{step}; details: {kept}]")
+    failed = {label for label in outcome.failures if label in log_dirs}
+    _write_failed_pages(plans, settings, outcome)
+    for plan in plans:
+        if is_finished(settings.output_dir, plan.label, keys[plan.label]):
+            if plan.label not in failed:
+                outcome.done.append(plan.label)
+            if not settings.keep_work:
+                remove_tree(work_dirs[plan.label])
+
+
+def session_wf_name_of(label: str, labels: dict[str, str]) -> str:
+    """Name of the workflow of a session."""
+    return next(name for name, other in labels.items() if other == label)
+
+
+def session_dir(root: Path, plan: SessionPlan) -> Path:
+    """Folder of a session's outputs."""
+    folder = root / f"sub-{plan.participant}"
+    return folder / f"ses-{plan.session}" if plan.session else folder
+
+
+def read_plugin(plugin_file: Path | None) -> dict[str, object] | None:
+    """Read ``--use-plugin``: JSON with ``plugin`` and ``plugin_args``.
+
+    Raises
+    ------
+    InputError
+        If the file is not such JSON.
+    """
+    import json
+
+    from .errors import InputError
+
+    if plugin_file is None:
+        return None
+    try:
+        content = json.loads(plugin_file.read_text("utf-8"))
+        return {"plugin": content["plugin"], "plugin_args": content.get("plugin_args", {})}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{plugin_file} is not a plugin description: {error}",
+            where="--use-plugin",
+            fix='Write it as {"plugin": "MultiProc", "plugin_args": {"n_procs": 4}}.',
+        ) from error
+
+
+class Progress:
+    """Tell of nodes and of finished sessions as they come, with the time left.
+
+    Parameters
+    ----------
+    labels
+        Session by the name of its workflow.
+    """
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        self._labels = labels
+        self._start = time.monotonic()
+        self._n_done = 0
+
+    def __call__(self, node: str, status: str) -> None:
+        """Take note of one event."""
+        parts = node.split(".")
+        label = next((self._labels[part] for part in parts if part in self._labels), "")
+        if status == "end" and parts[-1] == "finish":
+            self._n_done += 1
+            elapsed = time.monotonic() - self._start
+            left = elapsed / self._n_done * (len(self._labels) - self._n_done)
+            _log.info(
+                "%s done (%d of %d; about %s left)",
+                label,
+                self._n_done,
+                len(self._labels),
+                _minutes(left),
+            )
+        elif status == "exception":
+            _log.warning("%s: %s failed", label, ".".join(parts[-2:]))
+        else:
+            _log.debug("%s: %s %s", label, ".".join(parts[-2:]), status)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _write_failed_pages(
+    plans: Sequence[SessionPlan], settings: Settings, outcome: Outcome
+) -> None:
+    """Write the page of a session of which a part failed, with what went wrong on top."""
+    from .report.pages import write_participant_page
+
+    for plan in plans:
+        if plan.label in outcome.failures:
+            try:
+                write_participant_page(
+                    settings.output_dir,
+                    plan.participant,
+                    plan.session,
+                    notes=tuple(outcome.failures[plan.label]),
+                )
+            except KrakenBIDSError as error:
+                outcome.fail(plan.label, f"the page could not be written: {error}")
+
+
+def _translate_finished(
+    plans: Sequence[SessionPlan], *, settings: Settings, outcome: Outcome
+) -> None:
+    """Run the Krakencoder for single participants, where no cohort is needed for it."""
+    if settings.translation.model_dir is None:
+        return
+    from .run_group import translate_participants
+
+    translate_participants(plans, settings=settings, fail=outcome.fail)
+
+
+#: Called with a session's label and what went wrong.
+Fail = Callable[[str, str], None]

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: MIT
+"""The group level: the cohort's measured connectomes through the Krakencoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from .bids.writers import write_text
+from .boilerplate import methods_text
+from .completion import (
+    fingerprint,
+    finished_outputs,
+    is_finished,
+    marked_problems,
+    marker_path,
+    remove_stale,
+    remove_temporary,
+    remove_tree,
+)
+from .errors import InputError
+from .plan import CohortSession, SessionPlan
+from .run import EXIT_DONE, Fail, Outcome, Progress, new_run_id, read_plugin
+from .settings import Settings, TranslationOptions
+
+_log = logging.getLogger(__name__)
+
+#: Name of the group's marker, beside those of the sessions.
+GROUP = "group"
+
+
+def prediction_dir(settings: Settings) -> Path:
+    """Folder of the prediction data set."""
+    return settings.output_dir / "derivatives" / f"krakencoder-{settings.translation.label}"
+
+
+def run_group(settings: Settings, *, action: str = "run", config: str = "") -> int:
+    """Adapt, encode, fuse and decode the connectomes of all finished participants."""
+    dataset_dir = prediction_dir(settings)
+    sessions = find_sessions(settings)
+    options = check_model(settings.translation, sessions)
+    key = translation_key(sessions, options)
+    done = is_finished(dataset_dir, GROUP, key)
+    _log.info("%s", cohort_table(sessions))
+    if action == "status":
+        _log.info("%s: %s", dataset_dir, "done" if done else "to do")
+        return EXIT_DONE
+    if action == "dry_run":
+        _log.info("dry run: predictions would go to %s", dataset_dir)
+        return EXIT_DONE
+    outcome = Outcome()
+    if action == "reports_only":
+        return _write_pages(settings, dataset_dir, outcome)
+    if done:
+        outcome.skipped.append(GROUP)
+        _log.info("%s holds the predictions of this cohort and model already", dataset_dir)
+        for label, message in marked_problems(dataset_dir, GROUP):
+            outcome.fail(label, message)
+        return outcome.tell()
+    _translate(sessions, options, dataset_dir, settings=settings, key=key, config=config,
+               outcome=outcome)  # fmt: skip
+    if not outcome.failures:
+        _log.info("page: %s", dataset_dir / "group.html")
+    return outcome.tell()
+
+
+def check_model(
+    options: TranslationOptions, sessions: Sequence[CohortSession]
+) -> TranslationOptions:
+    """Refuse a model that is altered, or lacks what is asked for, before any work.
+
+    Returns
+    -------
+    TranslationOptions
+        With the weights' SHA-256: nodes depend on the weights and not on their path.
+
+    Raises
+    ------
+    KrakenBIDSError
+        If there is no model, or it is none for this cohort.
+    """
+    from .model.bundle import open_bundle
+    from .model.translation import plan_translation
+
+    if options.model_dir is None:
+        raise InputError("no model is given", where="--model", fix="Name a model or a bundle.")
+    bundle = open_bundle(options.model_dir)
+    bundle.verify()
+    plan_translation(
+        bundle,
+        {flavor for session in sessions for flavor, _ in session.connectomes},
+        fusions=options.fusions,
+        predict_from=options.predict_from,
+        predict_to=options.predict_to,
+    )
+    return dataclasses.replace(options, model_sha256=bundle.sha256)
+
+
+def find_sessions(settings: Settings) -> tuple[CohortSession, ...]:
+    """Find the measured connectomes of the cohort.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    from .bids.cohort import find_cohort
+
+    selection = settings.selection
+    roots = [path for name, path in settings.derivatives if name == "connectomes"]
+    sessions = tuple(
+        session
+        for root in (settings.output_dir, *roots)
+        for session in find_cohort(
+            root,
+            participants=selection.participants,
+            sessions=selection.sessions,
+            tasks=selection.tasks,
+            adapt_by=settings.translation.adapt_by,
+            participants_file=settings.bids_dir / "participants.tsv",
+        )
+    )
+    if not sessions:
+        raise InputError(
+            "there are no measured connectomes",
+            where=str(settings.output_dir),
+            fix="Run the participant level first.",
+        )
+    _refuse_duplicates(sessions)
+    for session in sessions:
+        marked, _ = finished_outputs(settings.output_dir, session.label)
+        if not marked and not roots:
+            _log.warning(
+                "%s did not finish the participant level; the %d connectomes it has are used",
+                session.label,
+                len(session.connectomes),
+            )
+    wanted = set(settings.flavors)
+    return tuple(
+        dataclasses.replace(
+            session,
+            connectomes=tuple(
+                (flavor, path)
+                for flavor, path in session.connectomes
+                if not wanted or flavor in wanted
+            ),
+        )
+        for session in sessions
+    )
+
+
+def _refuse_duplicates(sessions: Sequence[CohortSession]) -> None:
+    labels = [session.label for session in sessions]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise InputError(
+            f"{', '.join(twice)} are in more than one data set of connectomes",
+            where="OUTPUT_DIR, --derivatives connectomes=PATH",
+            fix="Leave them out of one with --participant-label, or rename them.",
+        )
+
+
+def cohort_table(sessions: Sequence[CohortSession]) -> str:
+    """Say who is in the cohort with how many functional and structural connectomes."""
+    rows = [f"{'session':24} {'FC':>3} {'SC':>3}"]
+    for session in sessions:
+        names = [name for name, _ in session.connectomes]
+        n_fc = sum(name.startswith("FC") for name in names)
+        rows.append(f"{session.label:24} {n_fc:3d} {len(names) - n_fc:3d}")
+    if len(rows) > 41:
+        rows = [*rows[:41], f"… {len(sessions)} sessions in all"]
+    return "\n".join(rows)
+
+
+def translation_key(sessions: Sequence[CohortSession], options: TranslationOptions) -> str:
+    """Fingerprint of all that the predictions depend on; the device is no part of it."""
+    return fingerprint(tuple(sessions), dataclasses.replace(options, device="", model_dir=None))
+
+
+def _translate(
+    sessions: tuple[CohortSession, ...],
+    options: TranslationOptions,
+    dataset_dir: Path,
+    *,
+    settings: Settings,
+    key: str,
+    config: str,
+    outcome: Outcome,
+) -> None:
+    from kraken_bids.workflows.group import init_group_wf
+
+    from .bids.dataset import write_prediction_dataset
+    from .execution import claim_folder, run_workflow
+    from .model.krakencoder import resolve_device
+
+    # Asking CUDA itself would leave it started, which worker processes do not survive.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    device = resolve_device(options.device)
+    options = dataclasses.replace(options, device=device)
+    run_id = new_run_id()
+    work_dir = settings.work_dir / f"group_{options.label}_wf"
+    claim_folder(work_dir)
+    remove_temporary([dataset_dir])
+    _, before = finished_outputs(dataset_dir, GROUP)
+    write_prediction_dataset(settings, sessions, dataset_dir)
+    log_dir = dataset_dir / "logs" / run_id
+    write_text(log_dir / "config.toml", config)
+    write_text(log_dir / "CITATION.md", methods_text(settings))
+    workflow = init_group_wf(
+        sessions=sessions,
+        options=options,
+        dataset_dir=dataset_dir,
+        output_dir=settings.output_dir,
+        key=key,
+        label=GROUP,
+        omp_nthreads=settings.resources.omp_nthreads,
+        name=work_dir.name,
+    )
+    workflow.base_dir = str(settings.work_dir)
+    if settings.write_graph:
+        workflow.write_graph(str(log_dir / "graph.dot"), graph2use="colored", format="svg")
+    failures = run_workflow(
+        workflow,
+        resources=settings.resources,
+        crash_dir=settings.work_dir / "crashes" / run_id,
+        log_file=settings.output_dir / "logs" / f"{run_id}.log",
+        plugin=read_plugin(settings.plugin_file),
+        n_gpus=int(device.startswith("cuda")),
+        stop_on_first_crash=settings.stop_on_first_crash,
+        on_status=Progress({workflow.name: GROUP}),
+    )
+    for failure in failures:
+        kept = log_dir / failure.crash_file.name
+        shutil.move(failure.crash_file, kept)
+        step = failure.node.rpartition(".")[2]
+        outcome.fail(GROUP, f"{failure.message} [{step}; details: {kept}]")
+    if failures:
+        return
+    for label, message in marked_problems(dataset_dir, GROUP):
+        outcome.fail(label, message)
+    _, now = finished_outputs(dataset_dir, GROUP)
+    for path in remove_stale(dataset_dir, before, now):
+        _log.info("removed %s: no longer part of the cohort's predictions", path)
+    outcome.done.append(GROUP)
+    if not settings.keep_work:
+        remove_tree(work_dir)
+
+
+def _write_pages(settings: Settings, dataset_dir: Path, outcome: Outcome) -> int:
+    from .report.pages import write_group_page
+
+    if not marker_path(dataset_dir, GROUP).exists():
+        raise InputError(
+            "there are no finished predictions",
+            where=str(dataset_dir),
+            fix="Run the group level without --reports-only.",
+        )
+    write_group_page(dataset_dir, settings.output_dir)
+    outcome.done.append(GROUP)
+    return outcome.tell()
+
+
+def translate_participants(
+    plans: Sequence[SessionPlan], *, settings: Settings, fail: Fail
+) -> None:
+    """Predict for single participants, with a fitted adaptation or none.
+
+    Parameters
+    ----------
+    plans
+        Sessions of this run.
+    settings
+        Those of the run; the adaptation is ``none`` or a file.
+    fail
+        Called with what went wrong for whom.
+    """
+    from kraken_bids.workflows.group import init_single_translations_wf, session_node_name
+
+    from .bids.dataset import write_prediction_dataset
+    from .execution import run_workflow
+    from .model.krakencoder import resolve_device
+
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    dataset_dir = prediction_dir(settings)
+    wanted = {plan.label for plan in plans}
+    sessions = [session for session in find_sessions(settings) if session.label in wanted]
+    options = check_model(settings.translation, sessions)
+    options = dataclasses.replace(options, device=resolve_device(options.device))
+    keys = {}
+    for session in sessions:
+        key = translation_key([session], options)
+        if not is_finished(dataset_dir, session.label, key):
+            keys[session] = key
+    if not keys:
+        return
+    write_prediction_dataset(settings, tuple(keys), dataset_dir)
+    workflow = init_single_translations_wf(
+        keys,
+        options=options,
+        dataset_dir=dataset_dir,
+        output_dir=settings.output_dir,
+        omp_nthreads=settings.resources.omp_nthreads,
+    )
+    workflow.base_dir = str(settings.work_dir)
+    run_id = new_run_id()
+    failures = run_workflow(
+        workflow,
+        resources=settings.resources,
+        crash_dir=settings.work_dir / "crashes" / run_id,
+        log_file=settings.output_dir / "logs" / f"{run_id}.log",
+        n_gpus=int(options.device.startswith("cuda")),
+    )
+    names = {session_node_name(session): session.label for session in keys}
+    for session in keys:
+        for label, message in marked_problems(dataset_dir, session.label):
+            fail(label, message)
+    for failure in failures:
+        label = next((names[part] for part in failure.node.split(".") if part in names), GROUP)
+        fail(label, f"{failure.message} [prediction; details: {failure.crash_file}]")
+    if not failures and not settings.keep_work:
+        remove_tree(settings.work_dir / workflow.name)

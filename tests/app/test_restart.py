@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""A run killed outright: whole files only, and the next run ends as if undisturbed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("restart")]
+
+#: Seconds after which a run is killed: while labels are carried, series read, matrices written,
+#: pages drawn, and once more after the first re-run has begun.
+MOMENTS = (3.0, 6.0, 8.0, 5.0)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Visible files of a data set by path; logs differ from run to run."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+        and path.relative_to(root).parts[0] not in {"logs", ".kraken-bids"}
+        and not path.name.startswith(".")
+    }
+
+
+def words(data: Path, results: Path, work: Path) -> list[str]:
+    return [
+        str(data), str(results), "participant", "--atlases", "fs86", "shen268", "--atlas-file",
+        f"shen268={data / 'atlases' / 'shen268_dseg.nii.gz'}", "--participant-label", "01",
+        "--sloppy", "--streamlines", "500", "-w", str(work), "--nprocs", "2",
+    ]  # fmt: skip
+
+
+def works_in(process: Path, folder: Path) -> bool:
+    """Whether an entry of /proc is a process that works in a folder."""
+    try:
+        return (process / "cwd").readlink().is_relative_to(folder)
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def undisturbed(demo_data, tmp_path_factory):
+    """What a run leaves that nobody disturbs."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    command = [sys.executable, "-m", "kraken_bids"]
+    subprocess.run(
+        command + words(demo_data, root / "results", root / "work"),
+        check=True,
+        capture_output=True,
+    )
+    return contents(root / "results")
+
+
+def test_killed_runs_leave_whole_files_and_the_next_one_finishes(demo_data, undisturbed, tmp_path):
+    results, work = tmp_path / "results", tmp_path / "work"
+    command = [sys.executable, "-m", "kraken_bids", *words(demo_data, results, work)]
+    for moment in MOMENTS:
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as running:
+            time.sleep(moment)
+            running.send_signal(signal.SIGKILL)
+        seen = contents(results)
+        broken = [path for path, content in seen.items() if content != undisturbed.get(path)]
+        assert not broken, f"after {moment} s"
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert contents(results) == undisturbed
+    assert not [path for path in (results / "sub-01").rglob(".*") if path.is_file()]
+
+
+def test_interrupted_run_stops_its_programs_and_says_so(demo_data, tmp_path):
+    results, work = tmp_path / "results", tmp_path / "work"
+    command = [sys.executable, "-m", "kraken_bids", *words(demo_data, results, work)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        time.sleep(7)
+        running.send_signal(signal.SIGTERM)
+        _, told = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "interrupted" in told
+    assert "Traceback" not in told
+    assert not [entry for entry in Path("/proc").iterdir() if works_in(entry, work)]

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: MIT
+"""The participant level: which factories, for whom, from the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+
+from kraken_bids.bids.names import combined_entities, format_entities
+from kraken_bids.interfaces.report import DrawFigure
+from kraken_bids.plan import DiffusionRun, FunctionalRun, SessionPlan
+from kraken_bids.settings import Settings
+
+from .derivatives import make_finish, make_series_sink
+from .functional import init_combine_runs_wf, init_functional_wf
+from .report import init_participant_report_wf
+from .structural import init_structural_wf
+
+
+def init_participants_wf(
+    plans: Sequence[SessionPlan],
+    *,
+    settings: Settings,
+    keys: Mapping[str, str],
+    sources: Mapping[Path, str],
+    name: str = "participants_wf",
+) -> pe.Workflow:
+    """Measure the connectomes of all sessions planned.
+
+    Parameters
+    ----------
+    plans
+        Sessions; they share nothing, so that one failing leaves the others alone.
+    settings
+        Those of the run.
+    keys
+        Fingerprint of each session, by its label.
+    sources
+        BIDS URI of each input file.
+    name
+        Of the workflow.
+    """
+    workflow = pe.Workflow(name=name, base_dir=str(settings.work_dir))
+    workflow.add_nodes([
+        init_session_wf(plan, settings=settings, key=keys[plan.label], sources=sources)
+        for plan in plans
+    ])
+    return workflow
+
+
+def session_wf_name(plan: SessionPlan) -> str:
+    """Name of a session's workflow: its label in characters that Nipype allows."""
+    return plan.label.replace("-", "_").replace("+", "_") + "_wf"
+
+
+def init_session_wf(
+    plan: SessionPlan, *, settings: Settings, key: str, sources: Mapping[Path, str]
+) -> pe.Workflow:
+    """Measure the connectomes of one participant in one session.
+
+    Parameters
+    ----------
+    plan
+        What there is to do.
+    settings
+        Those of the run.
+    key
+        Fingerprint of inputs and settings.
+    sources
+        BIDS URI of each input file.
+    """
+    workflow = pe.Workflow(name=session_wf_name(plan))
+    sinks = _add_functional(workflow, plan, settings=settings, sources=sources)
+    sinks += _add_structural(workflow, plan, settings=settings, sources=sources)
+
+    outputs = pe.Node(niu.Merge(len(sinks)), name="outputs", run_without_submitting=True)
+    workflow.connect([
+        (sink, outputs, [("out_files", f"in{number}")]) for number, sink in enumerate(sinks, 1)
+    ])
+
+    report_wf = init_participant_report_wf(
+        output_dir=settings.output_dir,
+        participant=plan.participant,
+        session=plan.session,
+        notes=[str(problem) for problem in plan.problems],
+    )
+    workflow.connect([(outputs, report_wf, [("out", "inputnode.wait_for")])])
+
+    everything = pe.Node(niu.Merge(2), name="everything", run_without_submitting=True)
+    workflow.connect([
+        (outputs, everything, [("out", "in1")]),
+        (report_wf, everything, [("outputnode.out_file", "in2")]),
+    ])
+
+    finish = make_finish(dataset_dir=settings.output_dir, label=plan.label, key=key)
+    workflow.connect([(everything, finish, [("out", "out_files")])])
+    return workflow
+
+
+def _add_functional(
+    workflow: pe.Workflow,
+    plan: SessionPlan,
+    *,
+    settings: Settings,
+    sources: Mapping[Path, str],
+) -> list[pe.Node]:
+    """Add the functional runs with their sinks, and the averages over runs."""
+    sinks = []
+    groups: dict[str, list[tuple[FunctionalRun, pe.Workflow]]] = {}
+    for number, run in enumerate(plan.functional, 1):
+        functional_wf = init_functional_wf(
+            run, options=settings.functional, name=f"functional_{number}_wf"
+        )
+        draw = pe.Node(DrawFigure(kind="functional_qc"), name=f"draw_functional_{number}")
+        sink = make_series_sink(
+            f"ds_functional_{number}",
+            dataset_dir=settings.output_dir,
+            entities=run.entities,
+            datatype="func",
+            space=run.space,
+            atlases=[source.atlas for source in run.labels],
+            sources=_uris(_functional_inputs(run), sources),
+        )
+        workflow.connect([
+            (functional_wf, draw, [("outputnode.traces_file", "in_file")]),
+            (
+                functional_wf,
+                sink,
+                [
+                    ("outputnode.connectomes_file", "connectomes_file"),
+                    ("outputnode.timeseries_file", "timeseries_file"),
+                    ("outputnode.labels_files", "labels_files"),
+                    ("outputnode.qc_file", "qc_file"),
+                ],
+            ),
+            (draw, sink, [("out_file", "figure_file")]),
+        ])
+        sinks.append(sink)
+        group = f"{format_entities(combined_entities(run.entities))} {run.space}"
+        groups.setdefault(group, []).append((run, functional_wf))
+
+    several = [members for members in groups.values() if len(members) > 1]
+    for number, members in enumerate(several, 1):
+        sinks.append(
+            _add_combination(workflow, members, number, settings=settings, sources=sources)
+        )
+    return sinks
+
+
+def _add_combination(
+    workflow: pe.Workflow,
+    members: Sequence[tuple[FunctionalRun, pe.Workflow]],
+    number: int,
+    *,
+    settings: Settings,
+    sources: Mapping[Path, str],
+) -> pe.Node:
+    """Add the average of several runs and its sink."""
+    first = members[0][0]
+    combine_runs_wf = init_combine_runs_wf(
+        [source.atlas for source in first.labels],
+        options=settings.functional,
+        name=f"combine_runs_{number}_wf",
+    )
+    for field in ("connectomes_file", "qc_file"):
+        merge = pe.Node(
+            niu.Merge(len(members)),
+            name=f"merge_{field}_{number}",
+            run_without_submitting=True,
+        )
+        workflow.connect([
+            (functional_wf, merge, [(f"outputnode.{field}", f"in{position}")])
+            for position, (_, functional_wf) in enumerate(members, 1)
+        ])
+        workflow.connect([(merge, combine_runs_wf, [("out", f"inputnode.{field}s")])])
+    sink = make_series_sink(
+        f"ds_combined_{number}",
+        dataset_dir=settings.output_dir,
+        entities=combined_entities(first.entities),
+        datatype="func",
+        space=first.space,
+        sources=_uris([path for run, _ in members for path in _functional_inputs(run)], sources),
+    )
+    workflow.connect([
+        (
+            combine_runs_wf,
+            sink,
+            [
+                ("outputnode.connectomes_file", "connectomes_file"),
+                ("outputnode.qc_file", "qc_file"),
+            ],
+        )
+    ])
+    return sink
+
+
+def _add_structural(
+    workflow: pe.Workflow,
+    plan: SessionPlan,
+    *,
+    settings: Settings,
+    sources: Mapping[Path, str],
+) -> list[pe.Node]:
+    """Add the diffusion series with their sinks."""
+    sinks = []
+    for number, run in enumerate(plan.diffusion, 1):
+        structural_wf = init_structural_wf(
+            run, options=settings.structural, name=f"structural_{number}_wf"
+        )
+        draw = pe.Node(DrawFigure(kind="structural_qc"), name=f"draw_structural_{number}")
+        sink = make_series_sink(
+            f"ds_structural_{number}",
+            dataset_dir=settings.output_dir,
+            entities=run.entities,
+            datatype="dwi",
+            space=run.space,
+            atlases=[source.atlas for source in run.labels],
+            sources=_uris(_diffusion_inputs(run), sources),
+        )
+        workflow.connect([
+            (structural_wf, draw, [("outputnode.overview_file", "in_file")]),
+            (
+                structural_wf,
+                sink,
+                [
+                    ("outputnode.connectomes_file", "connectomes_file"),
+                    ("outputnode.labels_files", "labels_files"),
+                    ("outputnode.qc_file", "qc_file"),
+                ],
+            ),
+            (draw, sink, [("out_file", "figure_file")]),
+        ])
+        sinks.append(sink)
+    return sinks
+
+
+def _functional_inputs(run: FunctionalRun) -> list[Path]:
+    labels = [source.file for source in run.labels]
+    steps = [step.file for source in run.labels for step in source.transforms]
+    return [run.bold_file, run.mask_file, run.confounds_file, *labels, *steps]
+
+
+def _diffusion_inputs(run: DiffusionRun) -> list[Path]:
+    series = [run.dwi_file, run.bval_file, run.bvec_file, run.mask_file, run.five_tissue_file]
+    labels = [source.file for source in run.labels]
+    steps = [step.file for source in run.labels for step in source.transforms]
+    tractograms = [path for _, path in run.tractograms]
+    return [path for path in (*series, *tractograms, *labels, *steps) if path is not None]
+
+
+def _uris(files: Iterable[Path], sources: Mapping[Path, str]) -> list[str]:
+    """BIDS URIs of files, each once; files outside of any data set by their names."""
+    return list(dict.fromkeys(sources.get(path, path.name) for path in files))

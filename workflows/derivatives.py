@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""Every sink, and nothing but."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nipype.pipeline import engine as pe
+
+from kraken_bids.interfaces.derivatives import MarkFinished, SaveSeries
+from kraken_bids.plan import Entities
+
+#: Memory of a sink: the largest matrix as text, some 10 MB, many times over.
+SINK_GB = 0.5
+
+
+def make_series_sink(
+    name: str,
+    *,
+    dataset_dir: Path,
+    entities: Entities,
+    datatype: str,
+    space: str,
+    atlases: Sequence[str] = (),
+    sources: Sequence[str] = (),
+) -> pe.Node:
+    """Make the sink of one series.
+
+    Parameters
+    ----------
+    name
+        Name of the node.
+    dataset_dir
+        Root of the data set.
+    entities, datatype, space
+        What the names of the files are made of.
+    atlases
+        In the order of the label images that the node will get.
+    sources
+        BIDS URIs of the files used.
+    """
+    return pe.Node(
+        SaveSeries(
+            dataset_dir=str(dataset_dir),
+            entities=[list(pair) for pair in entities],
+            datatype=datatype,
+            space=space,
+            atlases=list(atlases),
+            sources=list(sources),
+        ),
+        name=name,
+        mem_gb=SINK_GB,
+    )
+
+
+def make_finish(*, dataset_dir: Path, label: str, key: str, name: str = "finish") -> pe.Node:
+    """Make the node that marks a session (or the group) as finished."""
+    return pe.Node(
+        MarkFinished(dataset_dir=str(dataset_dir), name=label, key=key),
+        name=name,
+        run_without_submitting=True,
+    )
