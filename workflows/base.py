@@ -17,7 +17,7 @@ from kraken_bids.settings import Settings
 from .derivatives import make_finish, make_series_sink
 from .functional import init_combine_runs_wf, init_functional_wf
 from .report import init_participant_report_wf
-from .structural import init_structural_wf
+from .structural import find_algorithms, init_structural_wf
 
 
 def init_participants_wf(
@@ -233,6 +233,11 @@ def _add_structural(
             ),
             (draw, sink, [("out_file", "figure_file")]),
         ])
+        if settings.structural.keep_tractograms:
+            sink.inputs.algorithms = find_algorithms(run)
+            workflow.connect([
+                (structural_wf, sink, [("outputnode.tractogram_files", "tractogram_files")])
+            ])
         sinks.append(sink)
     return sinks
 

@@ -44,6 +44,7 @@ BIDSIGNORE = """\
 *_timeseries.tsv
 *_timeseries.json
 *_relmat.*
+*_streamlines.tck
 *_latent.*
 *_qc.tsv
 *_qc.json
@@ -55,6 +56,8 @@ MEASURED_LABELS: dict[str, str] = {
     "fc": "Quality of a functional run and of its connectomes",
     "sc": "Quality of a diffusion series and of its connectomes",
     "qc": "Figure of the quality of a series",
+    "ifod2act": "Streamlines of iFOD2 with anatomical constraints",
+    "sdstream": "Streamlines of SD_STREAM",
 }
 PREDICTION_LABELS: dict[str, str] = {
     "kraken": "Quality of the predictions over the cohort",
@@ -136,6 +139,7 @@ def write_measured_dataset(settings: Settings) -> list[Path]:
                 "timeseries",
                 "connectome",
                 "atlas_labels",
+                "tractogram",
                 "functional_qc",
                 "structural_qc",
                 "figure",

@@ -126,6 +126,17 @@ def save_labels(target: Target, labels_files: Iterable[tuple[str, Path]]) -> lis
     return written
 
 
+def save_tractograms(target: Target, tractograms: Iterable[tuple[str, Path]]) -> list[Path]:
+    """Copy streamlines, by algorithm."""
+    written = []
+    for algorithm, tractogram in tractograms:
+        path = target.path("tractogram", space=target.space, desc=algorithm)
+        with atomic_path(path) as temporary:
+            shutil.copyfile(tractogram, temporary)
+        written.append(path)
+    return written
+
+
 def save_quality(target: Target) -> list[Path]:
     """Write the quality measures as a table of one row; its sidecar describes the columns."""
     name, desc = {

@@ -54,6 +54,8 @@ OUTPUTS: dict[str, Output] = {
                          "measured connectome"),
     "atlas_labels": Output("{datatype}", "dseg", ".nii.gz", ("space", "atlas"),
                            "atlas labels on the grid of the data"),
+    "tractogram": Output("dwi", "streamlines", ".tck", ("space", "desc"),
+                         "streamlines, if they are kept"),
     "functional_qc": Output("func", "qc", ".tsv", ("desc",), "quality of a functional run"),
     "structural_qc": Output("dwi", "qc", ".tsv", ("desc",), "quality of a diffusion series"),
     "latent": Output("session", "latent", ".tsv", (), "latents, a row a source"),

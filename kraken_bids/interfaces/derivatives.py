@@ -24,6 +24,7 @@ from ..bids.export import (
     save_labels,
     save_quality,
     save_timeseries,
+    save_tractograms,
 )
 from ..completion import mark_finished
 from ..errors import InputError
@@ -42,6 +43,8 @@ class _SaveSeriesInputSpec(BaseInterfaceInputSpec):
     connectomes_file = File(exists=True, desc="matrices by flavor (npz)")
     timeseries_file = File(exists=True, desc="denoised series by atlas and kind (npz)")
     labels_files = traits.List(File(exists=True), desc="label images on the data's grid")
+    algorithms = traits.List(traits.Str, desc="algorithms, in the order of tractogram_files")
+    tractogram_files = traits.List(File(exists=True), desc="streamlines to keep")
     qc_file = File(exists=True, mandatory=True, desc="quality measures (JSON)")
     figure_file = File(exists=True, desc="figure of the quality measures (PNG)")
 
@@ -76,6 +79,9 @@ class SaveSeries(SimpleInterface):
         if isdefined(inputs.labels_files):
             pairs = zip(inputs.atlases, map(Path, inputs.labels_files), strict=True)
             written += save_labels(target, pairs)
+        if isdefined(inputs.tractogram_files):
+            pairs = zip(inputs.algorithms, map(Path, inputs.tractogram_files), strict=True)
+            written += save_tractograms(target, pairs)
         if isdefined(inputs.figure_file):
             written += save_figures(target, [("qc", Path(inputs.figure_file))])
         self._results["out_files"] = [str(path) for path in written]
