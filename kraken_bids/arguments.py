@@ -6,9 +6,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,6 +110,7 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
         stop_on_first_crash=n.stop_on_first_crash,
     )
     reader.read(lambda: _check_folders(settings), None)
+    reader.read(lambda: _check_programs(settings), None)
     if len(reader.problems) == 1:
         raise reader.problems[0]
     if reader.problems:
@@ -121,6 +124,22 @@ def _check_folders(settings: Settings) -> None:
             "OUTPUT_DIR is BIDS_DIR",
             where=str(settings.bids_dir),
             fix=f"Write to {settings.bids_dir / 'derivatives' / 'kraken-bids'}, for example.",
+        )
+
+
+def _check_programs(settings: Settings) -> None:
+    """Refuse options that need what is not installed."""
+    if settings.resource_monitor and find_spec("psutil") is None:
+        raise ResourceError(
+            "psutil is not installed",
+            where="--resource-monitor",
+            fix="Install it (pip install psutil), or leave the option out.",
+        )
+    if settings.write_graph and shutil.which("dot") is None:
+        raise ResourceError(
+            "the program dot is not installed",
+            where="--write-graph",
+            fix="Install graphviz (sudo apt-get install graphviz), or leave the option out.",
         )
 
 

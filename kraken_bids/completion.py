@@ -21,6 +21,8 @@ from .bids.writers import write_json
 #: Folder of the markers in a data set; dot files are no matter of BIDS.
 MARKER_DIR = ".kraken-bids"
 
+PAGE_SUFFIX = ".html"
+
 
 def fingerprint(*parts: Any) -> str:
     """Hash settings and plans; a file among them counts by path, size and time of change.
@@ -127,13 +129,21 @@ def finished_outputs(dataset_dir: Path, name: str) -> tuple[str, dict[str, int]]
 
 
 def is_finished(dataset_dir: Path, name: str, key: str) -> bool:
-    """Whether the marker has this key and each of its outputs is there, whole."""
+    """Whether the marker has this key and each of its outputs is there, whole.
+
+    Pages need to be there only: they may have been drawn again since, with predictions.
+    """
     marked, outputs = finished_outputs(dataset_dir, name)
     return (
         bool(outputs)
         and marked == key
-        and all(_size(dataset_dir / path) == size for path, size in outputs.items())
+        and all(_is_whole(dataset_dir / path, size) for path, size in outputs.items())
     )
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    now = _size(path)
+    return now > 0 if path.suffix == PAGE_SUFFIX else now == size
 
 
 def _size(path: Path) -> int:

@@ -109,6 +109,7 @@ def run_workflow(
     plugin: Mapping[str, Any] | None = None,
     n_gpus: int = 0,
     stop_on_first_crash: bool = False,
+    resource_monitor: bool = False,
     on_status: StatusCallback | None = None,
 ) -> list[NodeFailure]:
     """Run a graph to its end, as far as failures let it.
@@ -129,6 +130,8 @@ def run_workflow(
         GPU slots.
     stop_on_first_crash
         Stop at the first failure instead of finishing what does not depend on it.
+    resource_monitor
+        Record memory and CPU of each node in ``resource_monitor.json`` of the work folder.
     on_status
         Called at every start, end and failure of a node.
 
@@ -147,6 +150,7 @@ def run_workflow(
         "poll_sleep_duration": "0.2",
     }
     nipype_config.update_config({"execution": {"check_version": "false"}})
+    nipype_config.resource_monitor = resource_monitor
 
     status_callback = _Listener(on_status)
     if plugin is None:

@@ -195,6 +195,7 @@ def _measure(
         log_file=settings.output_dir / "logs" / f"{run_id}.log",
         plugin=read_plugin(settings.plugin_file),
         stop_on_first_crash=settings.stop_on_first_crash,
+        resource_monitor=settings.resource_monitor,
         on_status=Progress(labels),
     )
     for failure in failures:
@@ -315,7 +316,7 @@ def _translate_finished(
         return
     from .run_group import translate_participants
 
-    translate_participants(plans, settings=settings, fail=outcome.fail)
+    translate_participants(plans, settings=settings, notes=outcome.failures, fail=outcome.fail)
 
 
 #: Called with a session's label and what went wrong.

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .bids.writers import write_text
@@ -231,6 +231,7 @@ def _translate(
         plugin=read_plugin(settings.plugin_file),
         n_gpus=int(device.startswith("cuda")),
         stop_on_first_crash=settings.stop_on_first_crash,
+        resource_monitor=settings.resource_monitor,
         on_status=Progress({workflow.name: GROUP}),
     )
     for failure in failures:
@@ -265,7 +266,11 @@ def _write_pages(settings: Settings, dataset_dir: Path, outcome: Outcome) -> int
 
 
 def translate_participants(
-    plans: Sequence[SessionPlan], *, settings: Settings, fail: Fail
+    plans: Sequence[SessionPlan],
+    *,
+    settings: Settings,
+    notes: Mapping[str, Sequence[str]],
+    fail: Fail,
 ) -> None:
     """Predict for single participants, with a fitted adaptation or none.
 
@@ -275,6 +280,8 @@ def translate_participants(
         Sessions of this run.
     settings
         Those of the run; the adaptation is ``none`` or a file.
+    notes
+        What went wrong before, by session: their pages are drawn again and go on to name it.
     fail
         Called with what went wrong for whom.
     """
@@ -303,6 +310,7 @@ def translate_participants(
         options=options,
         dataset_dir=dataset_dir,
         output_dir=settings.output_dir,
+        notes=notes,
         omp_nthreads=settings.resources.omp_nthreads,
     )
     workflow.base_dir = str(settings.work_dir)

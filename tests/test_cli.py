@@ -170,3 +170,13 @@ def test_filters_become_values(read, tmp_path):
 def test_impossible_counts_are_refused(text):
     with pytest.raises(KrakenBIDSError, match="not a number of streamlines"):
         parse_count(text)
+
+
+@pytest.mark.parametrize(
+    ("option", "missing"), [("--write-graph", "dot"), ("--resource-monitor", "psutil")]
+)
+def test_options_that_need_more_programs_say_so(read, monkeypatch, option, missing):
+    monkeypatch.setattr("kraken_bids.arguments.find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ResourceError, match=f"{missing} is not installed.*[Ii]nstall"):
+        read(option)

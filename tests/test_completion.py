@@ -44,6 +44,16 @@ def test_work_with_a_damaged_output_is_not_finished(dataset, damage):
     assert not is_finished(dataset, "sub-01", "key")
 
 
+def test_a_page_may_be_drawn_again(dataset):
+    page = dataset / "sub-01.html"
+    page.write_text("<p>measured</p>")
+    mark_finished(dataset, "sub-01", "key", [dataset / "sub-01" / "a.tsv", page])
+    page.write_text("<p>measured</p><p>predicted</p>")
+    assert is_finished(dataset, "sub-01", "key")
+    page.write_text("")
+    assert not is_finished(dataset, "sub-01", "key")
+
+
 def test_unreadable_marker_marks_nothing(dataset):
     marker_path(dataset, "sub-01").write_text('{"key": "key", "outp')
     assert finished_outputs(dataset, "sub-01") == ("", {})

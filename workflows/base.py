@@ -10,11 +10,10 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from kraken_bids.bids.names import combined_entities, format_entities
-from kraken_bids.interfaces.report import DrawFigure
 from kraken_bids.plan import DiffusionRun, FunctionalRun, SessionPlan
 from kraken_bids.settings import Settings
 
-from .derivatives import make_finish, make_series_sink
+from .derivatives import add_figure, make_finish, make_series_sink
 from .functional import init_combine_runs_wf, init_functional_wf
 from .report import init_participant_report_wf
 from .structural import find_algorithms, init_structural_wf
@@ -114,7 +113,15 @@ def _add_functional(
         functional_wf = init_functional_wf(
             run, options=settings.functional, name=f"functional_{number}_wf"
         )
-        draw = pe.Node(DrawFigure(kind="functional_qc"), name=f"draw_functional_{number}")
+        figure_sink = add_figure(
+            workflow,
+            functional_wf,
+            "traces_file",
+            kind="functional_qc",
+            dataset_dir=settings.output_dir,
+            entities=run.entities,
+            datatype="func",
+        )
         sink = make_series_sink(
             f"ds_functional_{number}",
             dataset_dir=settings.output_dir,
@@ -125,7 +132,6 @@ def _add_functional(
             sources=_uris(_functional_inputs(run), sources),
         )
         workflow.connect([
-            (functional_wf, draw, [("outputnode.traces_file", "in_file")]),
             (
                 functional_wf,
                 sink,
@@ -136,9 +142,8 @@ def _add_functional(
                     ("outputnode.qc_file", "qc_file"),
                 ],
             ),
-            (draw, sink, [("out_file", "figure_file")]),
         ])
-        sinks.append(sink)
+        sinks += [sink, figure_sink]
         group = f"{format_entities(combined_entities(run.entities))} {run.space}"
         groups.setdefault(group, []).append((run, functional_wf))
 
@@ -210,7 +215,15 @@ def _add_structural(
         structural_wf = init_structural_wf(
             run, options=settings.structural, name=f"structural_{number}_wf"
         )
-        draw = pe.Node(DrawFigure(kind="structural_qc"), name=f"draw_structural_{number}")
+        figure_sink = add_figure(
+            workflow,
+            structural_wf,
+            "overview_file",
+            kind="structural_qc",
+            dataset_dir=settings.output_dir,
+            entities=run.entities,
+            datatype="dwi",
+        )
         sink = make_series_sink(
             f"ds_structural_{number}",
             dataset_dir=settings.output_dir,
@@ -221,7 +234,6 @@ def _add_structural(
             sources=_uris(_diffusion_inputs(run), sources),
         )
         workflow.connect([
-            (structural_wf, draw, [("outputnode.overview_file", "in_file")]),
             (
                 structural_wf,
                 sink,
@@ -231,14 +243,13 @@ def _add_structural(
                     ("outputnode.qc_file", "qc_file"),
                 ],
             ),
-            (draw, sink, [("out_file", "figure_file")]),
         ])
         if settings.structural.keep_tractograms:
             sink.inputs.algorithms = find_algorithms(run)
             workflow.connect([
                 (structural_wf, sink, [("outputnode.tractogram_files", "tractogram_files")])
             ])
-        sinks.append(sink)
+        sinks += [sink, figure_sink]
     return sinks
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from nipype.pipeline import engine as pe
 
-from kraken_bids.interfaces.derivatives import MarkFinished, SaveSeries
+from kraken_bids.interfaces.derivatives import MarkFinished, SaveFigure, SaveSeries
+from kraken_bids.interfaces.report import DrawFigure
 from kraken_bids.plan import Entities
 
 #: Memory of a sink: the largest matrix as text, some 10 MB, many times over.
@@ -52,6 +53,50 @@ def make_series_sink(
         name=name,
         mem_gb=SINK_GB,
     )
+
+
+def add_figure(
+    workflow: pe.Workflow,
+    source: pe.Workflow,
+    field: str,
+    *,
+    kind: str,
+    dataset_dir: Path,
+    entities: Entities,
+    datatype: str,
+) -> pe.Node:
+    """Draw a figure of a series and sink it; if drawing fails, the numbers are still written.
+
+    Parameters
+    ----------
+    workflow
+        The graph to add the two nodes to.
+    source, field
+        Workflow of the series and the field of its outputnode with the arrays to draw.
+    kind
+        Kind of figure, such as ``functional_qc``.
+    dataset_dir, entities, datatype
+        As for `make_series_sink`.
+
+    Returns
+    -------
+    pe.Node
+        The sink, with ``out_files``.
+    """
+    draw = pe.Node(DrawFigure(kind=kind), name=f"draw_{source.name}", mem_gb=SINK_GB)
+    sink = pe.Node(
+        SaveFigure(
+            dataset_dir=str(dataset_dir),
+            entities=[list(pair) for pair in entities],
+            datatype=datatype,
+        ),
+        name=f"ds_figure_{source.name}",
+    )
+    workflow.connect([
+        (source, draw, [(f"outputnode.{field}", "in_file")]),
+        (draw, sink, [("out_file", "figure_file")]),
+    ])
+    return sink
 
 
 def make_finish(*, dataset_dir: Path, label: str, key: str, name: str = "finish") -> pe.Node:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nipype.interfaces import utility as niu
@@ -13,7 +13,7 @@ from kraken_bids.plan import CohortSession
 from kraken_bids.settings import TranslationOptions
 
 from .derivatives import make_finish
-from .report import init_group_report_wf
+from .report import init_group_report_wf, init_participant_report_wf
 from .translation import init_session_translation_wf, init_translation_wf
 
 
@@ -75,10 +75,11 @@ def init_single_translations_wf(
     options: TranslationOptions,
     dataset_dir: Path,
     output_dir: Path,
+    notes: Mapping[str, Sequence[str]],
     omp_nthreads: int = 1,
     name: str = "single_translations_wf",
 ) -> pe.Workflow:
-    """Predict the connectomes of sessions one by one, without a cohort.
+    """Predict the connectomes of sessions one by one, without a cohort, and draw their pages.
 
     Parameters
     ----------
@@ -88,6 +89,8 @@ def init_single_translations_wf(
         As for `init_session_translation_wf`.
     output_dir
         Root of the data set of measured connectomes.
+    notes
+        Problems to name on top of the pages, by session.
     """
     workflow = pe.Workflow(name=name)
     for session, key in keys.items():
@@ -100,7 +103,14 @@ def init_single_translations_wf(
             omp_nthreads=omp_nthreads,
         )
         finish = make_finish(dataset_dir=dataset_dir, label=session.label, key=key)
+        report_wf = init_participant_report_wf(
+            output_dir=output_dir,
+            participant=session.participant,
+            session=session.session,
+            notes=notes.get(session.label, ()),
+        )
         session_wf.connect([
+            (translation_wf, report_wf, [("outputnode.out_files", "inputnode.wait_for")]),
             (translation_wf, finish, [
                 ("outputnode.out_files", "out_files"),
                 ("outputnode.problems_file", "problems_file"),

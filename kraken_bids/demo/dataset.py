@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ..bids.writers import write_json, write_table
+from ..bids.writers import write_json, write_table, write_text
 from ..errors import ResourceError, UsageError
 from . import fmriprep, qsiprep
 from .fmriprep import Participant
@@ -29,6 +29,18 @@ _log = logging.getLogger(__name__)
 
 TEMPLATE_ATLASES = ("shen268", "coco439")
 _MOST_PARTICIPANTS = 20
+
+_README = """\
+Simulated participants, made by kraken-demo. No person was scanned: anatomy is the MNI152 template
+under smooth individual deformations, functional and diffusion series are drawn from a model.
+derivatives/ holds what fMRIPrep and QSIPrep would have written; atlases/ holds label images of
+simulated regions, to be given with --atlas-file.
+"""
+_COLUMNS = {
+    "age": {"Description": "simulated age", "Units": "years"},
+    "sex": {"Description": "simulated sex", "Levels": {"F": "female", "M": "male"}},
+    "site": {"Description": "simulated site", "Levels": {"A": "first", "B": "second"}},
+}
 
 
 @dataclass(frozen=True)
@@ -188,6 +200,9 @@ def _write_root(out_dir: Path, labels: list[str], seed: int) -> None:
             "HowToAcknowledge": "All images are simulated from the MNI152 template.",
         },
     )
+    write_text(out_dir / "README", _README)
+    write_text(out_dir / ".bidsignore", "atlases\n")
+    write_json(out_dir / "participants.json", _COLUMNS)
     rng = np.random.default_rng([seed, 3])
     rows = [
         [f"sub-{label}", int(rng.integers(22, 37)), "FM"[index % 2], "AB"[index // 2 % 2]]

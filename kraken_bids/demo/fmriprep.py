@@ -89,10 +89,12 @@ def write_dataset_files(root: Path) -> None:
 def write_anatomy(root: Path, participant: Participant, *, voxel_mm: float) -> None:
     """Write the folder ``anat``: image, masks, tissue, segmentations, transforms.
 
+    The image itself also goes into the data set above, as the scan that it all came from.
+
     Parameters
     ----------
     root
-        Of fMRIPrep's output.
+        Of fMRIPrep's output, two folders below the data set's root.
     participant
         Whose.
     voxel_mm
@@ -110,7 +112,10 @@ def write_anatomy(root: Path, participant: Participant, *, voxel_mm: float) -> N
 
     brain = sample(template.brain.astype(np.float32), points) > 0.5
     t1w = 1000 * sample(template.t1w, points) + participant.rng(1).normal(0, 8, grid.shape)
-    save("desc-preproc_T1w", np.rint(np.clip(t1w, 0, None)).astype(np.int16), SkullStripped=False)
+    scan = np.rint(np.clip(t1w, 0, None)).astype(np.int16)
+    save("desc-preproc_T1w", scan, SkullStripped=False)
+    raw = participant.folder(root.parents[1], "anat") / f"sub-{participant.label}_T1w.nii.gz"
+    write_image(raw, scan, grid.affine, code=SCANNER, sidecar={"Modality": "MR"})
     save("desc-brain_mask", brain.astype(np.uint8), Type="Brain")
     shares = {}
     for label, map_ in (("GM", template.grey), ("WM", template.white), ("CSF", template.csf)):

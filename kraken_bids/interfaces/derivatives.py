@@ -46,7 +46,6 @@ class _SaveSeriesInputSpec(BaseInterfaceInputSpec):
     algorithms = traits.List(traits.Str, desc="algorithms, in the order of tractogram_files")
     tractogram_files = traits.List(File(exists=True), desc="streamlines to keep")
     qc_file = File(exists=True, mandatory=True, desc="quality measures (JSON)")
-    figure_file = File(exists=True, desc="figure of the quality measures (PNG)")
 
 
 class _SaveSeriesOutputSpec(TraitedSpec):
@@ -82,8 +81,34 @@ class SaveSeries(SimpleInterface):
         if isdefined(inputs.tractogram_files):
             pairs = zip(inputs.algorithms, map(Path, inputs.tractogram_files), strict=True)
             written += save_tractograms(target, pairs)
-        if isdefined(inputs.figure_file):
-            written += save_figures(target, [("qc", Path(inputs.figure_file))])
+        self._results["out_files"] = [str(path) for path in written]
+        return runtime
+
+
+class _SaveFigureInputSpec(BaseInterfaceInputSpec):
+    dataset_dir = traits.Str(mandatory=True, desc="root of the data set")
+    entities = traits.List(
+        traits.List(traits.Str), mandatory=True, desc="entities of the source, key and label"
+    )
+    datatype = traits.Enum("func", "dwi", mandatory=True, desc="BIDS folder")
+    figure_file = File(exists=True, mandatory=True, desc="figure of the quality measures (PNG)")
+
+
+class SaveFigure(SimpleInterface):
+    """Write the figure of one series into the data set, apart from the numbers it shows."""
+
+    input_spec = _SaveFigureInputSpec
+    output_spec = _SaveSeriesOutputSpec
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        target = Target(
+            dataset_dir=Path(self.inputs.dataset_dir),
+            entities=tuple((key, label) for key, label in self.inputs.entities),
+            datatype=self.inputs.datatype,
+            space="",
+        )
+        written = save_figures(target, [("qc", Path(self.inputs.figure_file))])
         self._results["out_files"] = [str(path) for path in written]
         return runtime
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -48,6 +49,8 @@ class MRtrixCommand(CommandLine):
     def _format_arg(self, name: str, trait_spec: Any, value: Any) -> Any:
         if name == "n_threads" and value == 1:
             value = 0  # MRtrix3 repeats its random numbers only without worker threads
+        if isinstance(value, tuple):  # Nipype quotes single paths only
+            value = tuple(shlex.quote(part) if isinstance(part, str) else part for part in value)
         return super()._format_arg(name, trait_spec, value)
 
     def _run_interface(self, runtime: Any, correct_return_codes: tuple[int, ...] = (0,)) -> Any:

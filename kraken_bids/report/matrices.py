@@ -253,10 +253,22 @@ def _draw_matrix(
     if flavor.group == "SC":
         norm = scale["norm"]
         ticks = np.geomspace(norm.vmin, norm.vmax, 4).tolist()
-        bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+        bar.set_ticks(ticks, labels=[tick_label(tick) for tick in ticks])
     bar.ax.minorticks_off()
     bar.ax.tick_params(labelsize=7, width=0.5, pad=1.5, colors=INK)
     bar.ax.set_ylabel(scale["label"], fontsize=7.5, color=INK, labelpad=2)
+
+
+def tick_label(value: float) -> str:
+    """Write a positive number in two digits and few characters.
+
+    Examples
+    --------
+    >>> [tick_label(value) for value in (0.0183, 7.04, 1834.0, 110_321.0)]
+    ['0.018', '7', '1.8k', '110k']
+    """
+    rounded = float(f"{value:.2g}")
+    return f"{rounded / 1000:g}k" if rounded >= 1000 else f"{rounded:g}"
 
 
 def _mark_groups(axes: Axes, groups: list[tuple[str, int, int]], n_regions: int) -> None:

@@ -42,6 +42,11 @@ _CAPTIONS: dict[str, str] = {
     "dwi": "Tissues and streamline density on the background, and the streamlines' lengths",
 }
 _LOW_COVERAGE = 0.5
+#: What coverage is a share of, and what a low one means, by the folder of the series.
+_COVERAGE: dict[str, tuple[str, str]] = {
+    "func": ("the image", "their values rest on few voxels"),
+    "dwi": ("the brain mask", "few streamlines can reach them"),
+}
 _SECTIONS = (
     ("inputs", "Inputs"),
     ("quality", "Quality"),
@@ -163,13 +168,14 @@ def session_warnings(
                 limit.meaning,
                 limit.advice,
             )
+        inside, consequence = _COVERAGE.get(quality.datatype, _COVERAGE["func"])
         for atlas, entry in quality.regions.items():
             names = _low_coverage(atlas, entry)
             if names:
                 count = n_of(len(names), "region")
                 yield Notice(
-                    f"{start}{quality.title}: {count} of {atlas} less than half inside the image",
-                    "their values rest on few voxels", names=names,
+                    f"{start}{quality.title}: {count} of {atlas} less than half inside {inside}",
+                    consequence, names=names,
                 )  # fmt: skip
     yield from _empty_regions(matrices, start)
 

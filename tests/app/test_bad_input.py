@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bad")]
+pytestmark = pytest.mark.slow
 
 GOOD = "50"
 

@@ -19,7 +19,7 @@ from kraken_bids.atlases import load_atlas
 from kraken_bids.bids.writers import read_connectome
 from kraken_bids.flavors import CORE_FLAVORS
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("app")]
+pytestmark = pytest.mark.slow
 
 
 def table(path: Path) -> pd.DataFrame:
@@ -102,9 +102,7 @@ def test_parcellated_series_rest_on_the_region_means_of_nilearn(line):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "kind"), [("ifod2act", "SCifod2act"), ("sdstream", "SCsdstream")]
-)
+@pytest.mark.parametrize("algorithm", ["ifod2act", "sdstream"])
 @pytest.mark.parametrize("atlas", ["fs86", "shen268", "coco439"])
 def test_streamline_counts_equal_tck2connectomes(line, tmp_path, algorithm, atlas):
     kind = f"SC{algorithm}"
@@ -232,9 +230,14 @@ def test_single_participant_is_predicted_with_a_fitted_adaptation(line, run, tmp
     )  # fmt: skip
     assert done.code == 0, done.text
     single = copy / "derivatives" / "krakencoder-single"
-    theirs = {path.name: path.read_bytes() for path in line.predictions.glob("sub-01/*/*.tsv")}
-    ours = {path.name: path.read_bytes() for path in single.glob("sub-01/*/*.tsv")}
-    assert ours == theirs
+    theirs = {path.name: path for path in line.predictions.glob("sub-01/*/*_relmat.tsv")}
+    ours = {path.name: path for path in single.glob("sub-01/*/*_relmat.tsv")}
+    assert ours.keys() == theirs.keys()
+    for name, path in ours.items():
+        expected, _ = read_connectome(theirs[name])
+        # Batches of other sizes sum up in another order.
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(read_connectome(path)[0], expected, atol=1e-5 * scale)
     assert not (single / "group").exists()
 
 

@@ -24,13 +24,12 @@ from kraken_bids.atlases import load_atlas
 from kraken_bids.bids.writers import read_connectome, write_json, write_table
 from kraken_bids.connectome.functional import homotopic_pairs
 from kraken_bids.demo.transform_files import write_composite
-from kraken_bids.flavors import CORE_FLAVORS
+from kraken_bids.flavors import CORE_FLAVORS, Flavor
 
 REAL = Path(os.environ.get("KRAKEN_SHARED_DIR", "")) / "real"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("real"),
     pytest.mark.skipif(
         "KRAKEN_SHARED_DIR" not in os.environ or not REAL.is_dir(),
         reason="KRAKEN_SHARED_DIR names no folder with real scans (real/)",
@@ -41,8 +40,11 @@ ATLASES = ("fs86", "shen268", "coco439")
 #: Regions of which the BOLD series holds no voxel, by atlas.
 N_OUTSIDE = {"fs86": 0, "shen268": 41, "coco439": 23}
 TEMPLATE = "MNI152NLin6Asym"
-BOLD = "sub-ds205s03_task-functionallocalizer_run-01"
-DWI = "sub-ds114s01_ses-test"
+FUNCTIONAL, STRUCTURAL = "ds205s03", "ds114s01"
+#: How the files of a participant's scan name it.
+SCANS = {FUNCTIONAL: "ds205", STRUCTURAL: "ds000114"}
+BOLD = f"sub-{FUNCTIONAL}_task-functionallocalizer_run-01"
+DWI = f"sub-{STRUCTURAL}_ses-test"
 DWI_STEM = "ds000114_sub-01_ses-test_desc-trunc_dwi"
 REPETITION_TIME_S = 2.2
 N_COMPONENTS = 5
@@ -121,7 +123,7 @@ def wrap_bold(root: Path) -> None:
     share one space: whatever its name, no transform is needed.
     """
     describe(root, "fMRIPrep")
-    folder = root / "sub-ds205s03" / "func"
+    folder = root / f"sub-{FUNCTIONAL}" / "func"
     folder.mkdir(parents=True)
     stem = str(folder / BOLD)
     source = REAL / f"{BOLD}_bold_volreg.nii.gz"
@@ -144,7 +146,7 @@ def wrap_diffusion(qsiprep: Path, qsirecon: Path) -> None:
     """Put the diffusion series where QSIPrep would, its five tissues where QSIRecon would."""
     describe(qsiprep, "QSIPrep")
     describe(qsirecon, "QSIRecon")
-    folder = qsiprep / "sub-ds114s01" / "ses-test" / "dwi"
+    folder = qsiprep / f"sub-{STRUCTURAL}" / "ses-test" / "dwi"
     folder.mkdir(parents=True)
     for extension in (".nii.gz", ".bval", ".bvec"):
         shutil.copyfile(
@@ -153,22 +155,27 @@ def wrap_diffusion(qsiprep: Path, qsirecon: Path) -> None:
         )
     mask = folder / f"{DWI}_space-ACPC_desc-brain_mask.nii.gz"
     shutil.copyfile(REAL / "ds000114_mask.nii.gz", mask)
-    anatomy = qsiprep / "sub-ds114s01" / "anat"
+    anatomy = qsiprep / f"sub-{STRUCTURAL}" / "anat"
     anatomy.mkdir(parents=True)
     # The label images are in the space of the scan already: nothing is to be moved.
     write_composite(
-        anatomy / f"sub-ds114s01_from-{TEMPLATE}_to-ACPC_mode-image_xfm.h5", (np.eye(4),)
+        anatomy / f"sub-{STRUCTURAL}_from-{TEMPLATE}_to-ACPC_mode-image_xfm.h5", (np.eye(4),)
     )
-    tissues = qsirecon / "sub-ds114s01" / "ses-test" / "anat"
+    tissues = qsirecon / f"sub-{STRUCTURAL}" / "ses-test" / "anat"
     tissues.mkdir(parents=True)
     shutil.copyfile(
         REAL / "ds000114_5tt.nii.gz", tissues / f"{DWI}_space-ACPC_seg-hsvs_probseg.nii.gz"
     )
 
 
+def label_file(atlas: str, participant: str) -> Path:
+    """An atlas in the space of a participant's scan."""
+    return REAL / f"atlas-{atlas}_{SCANS[participant]}.nii.gz"
+
+
 def bold_labels(atlas: str) -> np.ndarray:
     """An atlas on the grid of the BOLD series."""
-    return np.asarray(nib.load(REAL / f"atlas-{atlas}_ds205.nii.gz").dataobj)
+    return np.asarray(nib.load(label_file(atlas, FUNCTIONAL)).dataobj)
 
 
 def outside(atlas: str) -> list[str]:
@@ -185,18 +192,20 @@ class Scans:
     results: Path
     predictions: Path
     work: Path
-    told: dict[str, str]
-    codes: dict[str, int]
+    words: dict[str, list[object]]
+    done: dict[str, object]
 
     def connectome(self, participant: str, atlas: str, meas: str) -> np.ndarray:
         """A measured connectome."""
-        (path,) = self.results.glob(f"sub-{participant}/**/*_atlas-{atlas}_meas-{meas}_relmat.tsv")
+        pattern = f"sub-{participant}/**/*_atlas-{atlas}_meas-{meas}_relmat.tsv"
+        (path,) = self.results.glob(pattern)
         return read_connectome(path, load_atlas(atlas).region_names)[0]
 
-    def quality(self, participant: str) -> pd.Series:
-        """Quality measures of a participant's one series."""
+    def quality(self, participant: str) -> tuple[pd.Series, dict]:
+        """Quality measures of a participant's one series, and their sidecar."""
         (path,) = self.results.glob(f"sub-{participant}/**/*_qc.tsv")
-        return pd.read_csv(path, sep="\t", na_values="n/a").iloc[0]
+        sidecar = json.loads(path.with_suffix(".json").read_text())
+        return pd.read_csv(path, sep="\t", na_values="n/a").iloc[0], sidecar
 
 
 @pytest.fixture(scope="module")
@@ -209,24 +218,162 @@ def scans(run, small_model, tmp_path_factory):
     results, work = root / "results", root / "work"
     options = {
         # Without segmentation, tissues and grey matter are not known.
-        "ds205s03": ["func", "ds205", "--compcor", "columns", "--gsr-source", "global_signal"],
-        "ds114s01": ["dwi", "ds000114", "--sloppy", "--streamlines", N_STREAMLINES],
+        FUNCTIONAL: ["func", "--compcor", "columns", "--gsr-source", "global_signal"],
+        STRUCTURAL: ["dwi", "--sloppy", "--streamlines", N_STREAMLINES],
     }
-    done = {}
-    for participant, (modality, name, *more) in options.items():
-        done[participant] = run(
+    words = {
+        participant: [
             root / "data", results, "participant", "--participant-label", participant,
-            "--modality", modality, *more, "-w", work, "--keep-work", "--nprocs", 2,
-            "--atlas-file", *(f"{atlas}={REAL / f'atlas-{atlas}_{name}.nii.gz'}"
-                              for atlas in ATLASES),
+            "--modality", *more, "-w", work, "--keep-work", "--nprocs", 2, "--atlas-file",
+            *(f"{atlas}={label_file(atlas, participant)}" for atlas in ATLASES),
             "--model", small_model, "--adaptation", "none", "--output-label", "real",
-        )  # fmt: skip
-    return Scans(
-        results, results / "derivatives" / "krakencoder-real", work,
-        {key: value.text for key, value in done.items()},
-        {key: value.code for key, value in done.items()},
-    )  # fmt: skip
+        ]
+        for participant, more in options.items()
+    }  # fmt: skip
+    done = {participant: run(*words[participant]) for participant in words}
+    predictions = results / "derivatives" / "krakencoder-real"
+    return Scans(results, predictions, work, words, done)
+
+
+def levels(matrix: np.ndarray) -> tuple[float, float]:
+    """Mean homotopic and mean interhemispheric edge of the 86 regions."""
+    regions = load_atlas("fs86").regions
+    sides = np.array([region.hemisphere for region in regions])
+    pairs = homotopic_pairs([region.name for region in regions], list(sides))
+    assert len(pairs) == 43
+    homotopic = matrix[pairs[:, 0], pairs[:, 1]].mean()
+    return homotopic, matrix[np.ix_(sides == "L", sides == "R")].mean()
+
+
+def n_filled(atlas: str) -> int:
+    """Edges with a region outside."""
+    n_regions = load_atlas(atlas).n_regions
+    n_present = n_regions - N_OUTSIDE[atlas]
+    return (n_regions * (n_regions - 1) - n_present * (n_present - 1)) // 2
 
 
 def test_both_scans_go_through(scans):
-    assert scans.codes == {"ds205s03": 0, "ds114s01": 0}, scans.told
+    for done in scans.done.values():
+        assert done.code == 0, done.text
+        assert "1 done, 0 done before, 0 with problems" in done.text
+
+
+def test_known_reading_of_homotopic_correlation_is_met(scans):
+    from nilearn.signal import clean
+
+    (node,) = scans.work.rglob(f"sub_{FUNCTIONAL}_wf/functional_1_wf/parcellate")
+    (file,) = node.glob("*.npz")
+    with np.load(file) as arrays:
+        series = arrays["series/fs86"]
+    filtered = clean(series, detrend=True, standardize=None, high_pass=0.01, t_r=REPETITION_TIME_S)
+    homotopic, interhemispheric = levels(np.corrcoef(filtered.T))
+    assert homotopic == pytest.approx(KNOWN_CORRELATION["homotopic"], abs=0.02)
+    assert interhemispheric == pytest.approx(KNOWN_CORRELATION["interhemispheric"], abs=0.02)
+
+
+@pytest.mark.parametrize("flavor", ["FCcorr_fs86_hpf", "FCcorr_fs86_hpfgsr", "FCpcorr_fs86_hpf"])
+def test_homotopic_edges_stand_out_after_denoising(scans, flavor):
+    measured = scans.connectome(FUNCTIONAL, "fs86", Flavor.parse(flavor).meas)
+    homotopic, interhemispheric = levels(measured)
+    assert homotopic > interhemispheric + 0.2
+    told, _ = scans.quality(FUNCTIONAL)
+    assert told[f"homotopic_{flavor}"] == pytest.approx(homotopic, rel=1e-4)
+
+
+def test_denoising_lowers_but_keeps_the_homotopic_correlation(scans):
+    homotopic, interhemispheric = levels(scans.connectome(FUNCTIONAL, "fs86", "FCcorrHPF"))
+    assert 0.6 < homotopic < KNOWN_CORRELATION["homotopic"]
+    assert 0.1 < interhemispheric < KNOWN_CORRELATION["interhemispheric"]
+
+
+@pytest.mark.parametrize("atlas", ATLASES)
+@pytest.mark.parametrize("meas", ["FCcorrHPF", "FCcorrHPFGSR", "FCpcorrHPF"])
+def test_regions_outside_the_image_keep_their_places(scans, atlas, meas):
+    matrix = scans.connectome(FUNCTIONAL, atlas, meas)
+    n_regions = load_atlas(atlas).n_regions
+    assert matrix.shape == (n_regions, n_regions)
+    is_outside = np.isin(load_atlas(atlas).region_names, outside(atlas))
+    assert is_outside.sum() == N_OUTSIDE[atlas]
+    expected = is_outside[:, None] | is_outside[None]
+    np.testing.assert_array_equal(np.isnan(matrix), expected)
+
+
+@pytest.mark.parametrize("atlas", ATLASES)
+def test_regions_outside_the_image_are_reported(scans, atlas):
+    names = outside(atlas)
+    told, sidecar = scans.quality(FUNCTIONAL)
+    assert told[f"n_missing_regions_{atlas}"] == len(names) == N_OUTSIDE[atlas]
+    assert told[f"n_missing_edges_{atlas}"] == n_filled(atlas)
+    assert sidecar["Regions"][atlas]["missing"] == names
+    for path in scans.results.glob(f"sub-*/func/*_atlas-{atlas}_*_relmat.json"):
+        assert json.loads(path.read_text())["MissingNodes"] == names
+    page = (scans.results / f"sub-{FUNCTIONAL}.html").read_text()
+    assert f"{len(names)} regions of {atlas} missing" in page or not names
+    assert all(name in page for name in names)
+
+
+@pytest.mark.parametrize("algorithm", ["ifod2act", "sdstream"])
+@pytest.mark.parametrize("atlas", ATLASES)
+def test_density_of_structural_connectomes_is_near_the_known_one(scans, atlas, algorithm):
+    counts = scans.connectome(STRUCTURAL, atlas, f"SC{algorithm}Count")
+    n_regions = load_atlas(atlas).n_regions
+    assert counts.shape == (n_regions, n_regions)
+    assert not np.isnan(counts).any()
+    density = (counts[np.triu_indices(n_regions, 1)] > 0).mean()
+    assert density == pytest.approx(KNOWN_DENSITY[atlas], rel=0.25)
+    told, sidecar = scans.quality(STRUCTURAL)
+    assert told[f"{algorithm}_{atlas}_density"] == pytest.approx(density, rel=1e-4)
+    assert told[f"{algorithm}_n_streamlines"] == N_STREAMLINES
+    assert sidecar["Regions"][atlas]["missing"] == []
+
+
+@pytest.mark.parametrize("atlas", ATLASES)
+def test_streamlines_that_end_in_grey_matter_end_in_regions(scans, atlas):
+    # SD_STREAM is not held to grey matter: a fifth of its streamlines end elsewhere.
+    told, _ = scans.quality(STRUCTURAL)
+    names = ("assigned", "within_region", "unassigned")
+    shares = [told[f"ifod2act_{atlas}_{name}_fraction"] for name in names]
+    assert sum(shares[:2]) > 0.95
+    assert sum(shares) == pytest.approx(1, abs=1e-4)
+
+
+def test_every_measured_connectome_and_fusion_has_a_latent(scans):
+    for participant, group in ((FUNCTIONAL, "FC"), (STRUCTURAL, "SC")):
+        (path,) = scans.predictions.glob(f"sub-{participant}/**/*_latent.tsv")
+        rows = pd.read_csv(path, sep="\t")
+        flavors = [str(flavor) for flavor in CORE_FLAVORS if flavor.group == group]
+        assert set(rows["source"]) == {*flavors, "fusion", f"fusion{group}"}
+        values = rows.filter(regex=r"^z\d{3}$").to_numpy()
+        assert values.shape == (len(flavors) + 2, 128)
+        np.testing.assert_allclose(np.linalg.norm(values[:-2], axis=1), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("participant", [FUNCTIONAL, STRUCTURAL])
+def test_predictions_are_made_whole_and_marked(scans, participant):
+    paths = list(scans.predictions.glob(f"sub-{participant}/**/*_relmat.tsv"))
+    assert len(paths) == 2 * len(CORE_FLAVORS)
+    missing, filled = {}, {}
+    if participant == FUNCTIONAL:
+        with_missing = [atlas for atlas in ATLASES if N_OUTSIDE[atlas]]
+        missing = {atlas: outside(atlas) for atlas in with_missing}
+        filled = {
+            str(flavor): n_filled(flavor.atlas)
+            for flavor in CORE_FLAVORS
+            if flavor.group == "FC" and flavor.atlas in with_missing
+        }
+    for path in paths:
+        sidecar = json.loads(path.with_suffix(".json").read_text())
+        assert sidecar["Predicted"] is True
+        assert sidecar["MissingRegions"] == missing
+        assert sidecar["FilledEdges"] == filled
+        atlas = sidecar["KrakencoderFlavor"].split("_")[1]
+        matrix = read_connectome(path, load_atlas(atlas).region_names)[0]
+        off_diagonal = ~np.eye(len(matrix), dtype=bool)
+        assert np.isfinite(matrix[off_diagonal]).all()
+
+
+def test_pages_show_predictions_and_participants_stay_finished(scans, run):
+    for participant in (FUNCTIONAL, STRUCTURAL):
+        (page,) = scans.results.glob(f"sub-{participant}*.html")
+        assert "30 connectomes were predicted" in page.read_text()
+        assert "1 of 1 done" in run(*scans.words[participant], "--status").text

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("restart")]
+pytestmark = pytest.mark.slow
 
 #: Seconds after which a run is killed: while labels are carried, series read, matrices written,
 #: pages drawn, and once more after the first re-run has begun.

@@ -69,6 +69,7 @@ def test_structural_cohort_is_reproducible_and_individual(tractogram, population
     assert not np.array_equal(first[0], first[1])
 
 
+@pytest.mark.slow
 def test_functional_cohort_tells_participants_apart_by_their_factors(population):
     factors = np.repeat(draw_factors(2, np.random.default_rng(3)), 2, axis=0)
     cohort = simulate_functional(

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -82,6 +85,17 @@ def test_files_have_the_names_that_the_program_gives(tiny_demo, name, listing):
     assert description["DatasetType"] == "derivative"
     assert description["GeneratedBy"][0]["Name"].lower() == name
     assert len(list(root.glob("sub-*"))) == 2
+
+
+def test_data_set_and_derivatives_are_valid_bids(tiny_demo):
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+    if not validator.exists():
+        pytest.skip("bids-validator-deno is not installed")
+    done = subprocess.run(
+        [validator, tiny_demo, "--format", "json"], capture_output=True, text=True, check=False
+    )
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
 
 
 def test_root_lists_participants_and_labels(tiny_demo):

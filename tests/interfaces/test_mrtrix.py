@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import shlex
 import shutil
 
 import pytest
@@ -161,3 +162,16 @@ def test_failure_is_one_message(code, stderr, kind, message):
 def test_damaged_image_is_told_in_the_programs_own_words(files):
     with pytest.raises(InputError, match=r"mrconvert failed: mrconvert: \[ERROR\] .*a\.mif"):
         Convert(in_file="a.mif").run()
+
+
+def test_paths_with_spaces_reach_the_program_whole(tmp_path, monkeypatch):
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for name in ("a.mif", "x.bvec", "x.bval"):
+        (folder / name).touch()
+    image, *gradients = (str(folder / name) for name in ("a.mif", "x.bvec", "x.bval"))
+    words = shlex.split(Convert(in_file=image, gradient_files=tuple(gradients)).cmdline)
+    start = words.index("-fslgrad")
+    assert words[start + 1 : start + 3] == gradients
+    assert image in words
