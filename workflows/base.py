@@ -129,6 +129,7 @@ def _add_functional(
             datatype="func",
             space=run.space,
             atlases=[source.atlas for source in run.labels],
+            flavors=settings.flavors,
             sources=_uris(_functional_inputs(run), sources),
         )
         workflow.connect([
@@ -187,6 +188,7 @@ def _add_combination(
         entities=combined_entities(first.entities),
         datatype="func",
         space=first.space,
+        flavors=settings.flavors,
         sources=_uris([path for run, _ in members for path in _functional_inputs(run)], sources),
     )
     workflow.connect([
@@ -231,6 +233,7 @@ def _add_structural(
             datatype="dwi",
             space=run.space,
             atlases=[source.atlas for source in run.labels],
+            flavors=settings.flavors,
             sources=_uris(_diffusion_inputs(run), sources),
         )
         workflow.connect([

@@ -24,6 +24,7 @@ def make_series_sink(
     datatype: str,
     space: str,
     atlases: Sequence[str] = (),
+    flavors: Sequence[str] = (),
     sources: Sequence[str] = (),
 ) -> pe.Node:
     """Make the sink of one series.
@@ -38,6 +39,8 @@ def make_series_sink(
         What the names of the files are made of.
     atlases
         In the order of the label images that the node will get.
+    flavors
+        Names of the flavors to write; empty: all.
     sources
         BIDS URIs of the files used.
     """
@@ -48,6 +51,7 @@ def make_series_sink(
             datatype=datatype,
             space=space,
             atlases=list(atlases),
+            flavors=list(flavors),
             sources=list(sources),
         ),
         name=name,

@@ -77,11 +77,23 @@ def read_quality(path: Path) -> dict[str, Any]:
     return content
 
 
-def save_connectomes(target: Target, connectomes_file: Path) -> list[Path]:
-    """Write each measured connectome as a labelled table with its sidecar."""
+def save_connectomes(
+    target: Target, connectomes_file: Path, *, wanted: Sequence[str] = ()
+) -> list[Path]:
+    """Write each measured connectome as a labelled table with its sidecar.
+
+    Parameters
+    ----------
+    target
+        Where to.
+    connectomes_file
+        (n_regions, n_regions) by flavor, ``.npz``.
+    wanted
+        Flavors to write; empty: all.
+    """
     written = []
     with np.load(connectomes_file, allow_pickle=False) as connectomes:
-        for name in sorted(connectomes.files):
+        for name in sorted(set(connectomes.files) & set(wanted or connectomes.files)):
             flavor = Flavor.parse(name)
             path = target.path(
                 "connectome", space=target.space, atlas=flavor.atlas, meas=flavor.meas

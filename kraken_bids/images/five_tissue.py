@@ -21,7 +21,7 @@ TISSUE_CODES: tuple[tuple[str, tuple[tuple[int, int], ...]], ...] = (
         (3, 3), (42, 42),  # cortex that is not parcellated
         (8, 8), (47, 47),  # cerebellar cortex
         (17, 18), (53, 54), (96, 97),  # hippocampus, amygdala
-        (1000, 2999), (11100, 12199),  # Deskan-Killiany; Destrieux
+        (1000, 2999), (11100, 12199),  # Desikan-Killiany; Destrieux
     )),
     ("subcortical GM", (
         (9, 13), (48, 52),  # thalamus, caudate, putamen, pallidum

@@ -40,6 +40,7 @@ class _SaveSeriesInputSpec(BaseInterfaceInputSpec):
     space = traits.Str(mandatory=True, desc="space of the data")
     sources = traits.List(traits.Str, desc="BIDS URIs of the files used")
     atlases = traits.List(traits.Str, desc="atlases, in the order of labels_files")
+    flavors = traits.List(traits.Str, desc="flavors to write; empty: all")
     connectomes_file = File(exists=True, desc="matrices by flavor (npz)")
     timeseries_file = File(exists=True, desc="denoised series by atlas and kind (npz)")
     labels_files = traits.List(File(exists=True), desc="label images on the data's grid")
@@ -72,7 +73,8 @@ class SaveSeries(SimpleInterface):
         )
         written = save_quality(target)
         if isdefined(inputs.connectomes_file):
-            written += save_connectomes(target, Path(inputs.connectomes_file))
+            wanted = inputs.flavors if isdefined(inputs.flavors) else ()
+            written += save_connectomes(target, Path(inputs.connectomes_file), wanted=wanted)
         if isdefined(inputs.timeseries_file):
             written += save_timeseries(target, Path(inputs.timeseries_file))
         if isdefined(inputs.labels_files):

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""From arrays to files: names, contents, sidecars."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kraken_bids.atlases import load_atlas
+from kraken_bids.bids.export import (
+    Target,
+    save_connectomes,
+    save_quality,
+    save_timeseries,
+    save_tractograms,
+)
+from kraken_bids.bids.writers import read_connectome
+
+QUALITY = {
+    "n_volumes": 5,
+    "repetition_time_s": 2.0,
+    "outlier_volumes": [0, 3],
+    "regions": {"fs86": {"missing": ["Left-Thalamus-Proper"]}},
+}
+
+
+@pytest.fixture
+def target(tmp_path):
+    entities = (("sub", "01"), ("task", "rest"))
+    return Target(tmp_path, entities, "func", "T1w", ("bids:fmriprep:bold",), QUALITY)
+
+
+@pytest.fixture
+def connectomes_file(tmp_path, rng):
+    matrix = rng.random((86, 86))
+    matrix = (matrix + matrix.T) / 2
+    matrix[1, :] = matrix[:, 1] = np.nan
+    file = tmp_path / "connectomes.npz"
+    np.savez(file, FCcorr_fs86_hpf=matrix, FCpcorr_fs86_hpf=matrix)
+    return file
+
+
+def test_connectome_keeps_its_numbers_and_says_what_is_missing(target, connectomes_file):
+    paths = save_connectomes(target, connectomes_file)
+    assert [path.name for path in paths[:2]] == [
+        "sub-01_task-rest_space-T1w_atlas-fs86_meas-FCcorrHPF_relmat.tsv",
+        "sub-01_task-rest_space-T1w_atlas-fs86_meas-FCcorrHPF_relmat.json",
+    ]
+    written, names = read_connectome(paths[0])
+    with np.load(connectomes_file) as arrays:
+        np.testing.assert_allclose(written, arrays["FCcorr_fs86_hpf"], rtol=1e-6)
+    assert names == load_atlas("fs86").region_names
+    sidecar = json.loads(paths[1].read_text())
+    assert sidecar["MissingNodes"] == ["Left-Thalamus-Proper"]
+    assert sidecar["Sources"] == ["bids:fmriprep:bold"]
+
+
+def test_only_flavors_asked_for_are_written(target, connectomes_file):
+    paths = save_connectomes(target, connectomes_file, wanted=["FCpcorr_fs86_hpf"])
+    assert [path.name.split("meas-")[1] for path in paths] == [
+        "FCpcorrHPF_relmat.tsv",
+        "FCpcorrHPF_relmat.json",
+    ]
+
+
+def test_series_say_which_volumes_were_left_out(target, tmp_path, rng):
+    file = tmp_path / "series.npz"
+    np.savez(file, fs86_hpf=rng.random((5, 86)))
+    table, sidecar = save_timeseries(target, file)
+    assert len(table.read_text().splitlines()) == 6
+    assert json.loads(sidecar.read_text())["OutlierVolumes"] == [0, 3]
+
+
+def test_quality_has_plain_columns_and_lists_in_the_sidecar(target):
+    table, sidecar = save_quality(target)
+    assert table.read_text() == "n_volumes\trepetition_time_s\n5\t2\n"
+    content = json.loads(sidecar.read_text())
+    assert content["OutlierVolumes"] == [0, 3]
+    assert content["Regions"]["fs86"]["missing"] == ["Left-Thalamus-Proper"]
+    assert "Description" in content["n_volumes"]
+
+
+def test_tractograms_are_kept_under_their_algorithm(tmp_path):
+    target = Target(tmp_path / "out", (("sub", "01"),), "dwi", "ACPC")
+    tracks = tmp_path / "tracks.tck"
+    tracks.write_bytes(b"mrtrix tracks")
+    (path,) = save_tractograms(target, [("ifod2act", tracks)])
+    assert path.name == "sub-01_space-ACPC_desc-ifod2act_streamlines.tck"
+    assert path.read_bytes() == b"mrtrix tracks"
