@@ -196,7 +196,7 @@ def _measure(
         plugin=read_plugin(settings.plugin_file),
         stop_on_first_crash=settings.stop_on_first_crash,
         resource_monitor=settings.resource_monitor,
-        on_status=Progress(labels),
+        on_status=Progress(labels, n_steps=len(workflow.list_node_names())),
     )
     for failure in failures:
         label = next(labels[part] for part in failure.node.split(".") if part in labels)
@@ -250,39 +250,51 @@ def read_plugin(plugin_file: Path | None) -> dict[str, object] | None:
         ) from error
 
 
+#: A line is printed whenever so many percent more of the steps are done.
+PROGRESS_PERCENT = 20
+
+
 class Progress:
-    """Tell of nodes and of finished sessions as they come, with the time left.
+    """Tell of finished sessions as they come, and now and then of the time left.
 
     Parameters
     ----------
     labels
         Session by the name of its workflow.
+    n_steps
+        Nodes of all workflows; the time left is judged by those that are done.
     """
 
-    def __init__(self, labels: dict[str, str]) -> None:
+    def __init__(self, labels: dict[str, str], *, n_steps: int) -> None:
         self._labels = labels
+        self._n_steps = n_steps
         self._start = time.monotonic()
-        self._n_done = 0
+        self._n_sessions_done = 0
+        self._n_steps_done = 0
+        self._next_percent = float(PROGRESS_PERCENT)
 
     def __call__(self, node: str, status: str) -> None:
         """Take note of one event."""
         parts = node.split(".")
         label = next((self._labels[part] for part in parts if part in self._labels), "")
-        if status == "end" and parts[-1] == "finish":
-            self._n_done += 1
-            elapsed = time.monotonic() - self._start
-            left = elapsed / self._n_done * (len(self._labels) - self._n_done)
-            _log.info(
-                "%s done (%d of %d; about %s left)",
-                label,
-                self._n_done,
-                len(self._labels),
-                _minutes(left),
-            )
-        elif status == "exception":
+        if status == "exception":
             _log.warning("%s: %s failed", label, ".".join(parts[-2:]))
-        else:
-            _log.debug("%s: %s %s", label, ".".join(parts[-2:]), status)
+            return
+        _log.debug("%s: %s %s", label, ".".join(parts[-2:]), status)
+        if status != "end":
+            return
+        self._n_steps_done += 1
+        if parts[-1] == "finish":
+            self._n_sessions_done += 1
+            _log.info("%s done (%d of %d)", label, self._n_sessions_done, len(self._labels))
+        self._tell_time_left()
+
+    def _tell_time_left(self) -> None:
+        percent = 100 * self._n_steps_done / self._n_steps
+        if percent >= self._next_percent and percent < 100:
+            self._next_percent = percent - percent % PROGRESS_PERCENT + PROGRESS_PERCENT
+            left = (time.monotonic() - self._start) * (100 / percent - 1)
+            _log.info("%.0f %% of the steps done, about %s left", percent, _minutes(left))
 
 
 def _minutes(seconds: float) -> str:

@@ -232,7 +232,7 @@ def _translate(
         n_gpus=int(device.startswith("cuda")),
         stop_on_first_crash=settings.stop_on_first_crash,
         resource_monitor=settings.resource_monitor,
-        on_status=Progress({workflow.name: GROUP}),
+        on_status=Progress({workflow.name: GROUP}, n_steps=len(workflow.list_node_names())),
     )
     for failure in failures:
         kept = log_dir / failure.crash_file.name
