@@ -8,7 +8,8 @@ are valid and tiny, its transforms are identities.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ from kraken_bids.settings import Selection, Settings
 
 SHAPE = (4, 4, 4)
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[logging.Logger]:
+    """Our log, as the tests before left it: the command line turns it to the terminal."""
+    ours = logging.getLogger("kraken_bids")
+    before = ours.handlers, ours.level, ours.propagate
+    yield ours
+    ours.handlers, ours.level, ours.propagate = before
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ from kraken_bids.run import Outcome, Progress, new_run_id, read_plugin
 
 
 @pytest.fixture
-def told(caplog, monkeypatch):
+def told(caplog):
     """Lines that were logged."""
-    monkeypatch.setattr(logging.getLogger("kraken_bids"), "propagate", True)
     caplog.set_level(logging.INFO, logger="kraken_bids")
     return caplog
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import numpy as np
 from ..atlases import load_atlas
 from ..flavors import Flavor
 from ..plan import Entities
-from .names import output_path
+from .names import format_entities, output_path
 from .sidecars import (
     connectome_sidecar,
     labels_sidecar,
@@ -23,6 +24,7 @@ from .sidecars import (
     timeseries_sidecar,
 )
 from .writers import (
+    MISSING,
     atomic_path,
     format_rows,
     write_connectome,
@@ -30,6 +32,11 @@ from .writers import (
     write_table,
     write_text,
 )
+
+_log = logging.getLogger(__name__)
+
+#: So many missing regions are named in a warning; the page and the sidecars name all.
+LISTED_REGIONS = 3
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,28 @@ def save_quality(target: Target) -> list[Path]:
         tuple(row), regions=target.quality.get("regions", {}), sources=target.sources
     )
     sidecar |= _outliers(target)
+    _tell_missing(target)
     return [path, _sidecar(path, sidecar)]
+
+
+def _tell_missing(target: Target) -> None:
+    """Warn of regions without row and column: they are easily overlooked in a table."""
+    for atlas, entry in target.quality.get("regions", {}).items():
+        missing = list(entry.get("missing", ()))
+        if missing:
+            listed = ", ".join(missing[:LISTED_REGIONS])
+            _log.warning(
+                "%s: %d of %d regions of %s are missing from the %s image (%s%s): their rows are "
+                "%s. Look whether the field of view covers them, and at the page",
+                format_entities(target.entities),
+                len(missing),
+                load_atlas(atlas).n_regions,
+                atlas,
+                {"func": "BOLD", "dwi": "diffusion"}[target.datatype],
+                listed,
+                ", …" if len(missing) > LISTED_REGIONS else "",
+                MISSING,
+            )
 
 
 def _outliers(target: Target) -> dict[str, list[int]]:

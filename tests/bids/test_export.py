@@ -87,3 +87,12 @@ def test_tractograms_are_kept_under_their_algorithm(tmp_path):
     (path,) = save_tractograms(target, [("ifod2act", tracks)])
     assert path.name == "sub-01_space-ACPC_desc-ifod2act_streamlines.tck"
     assert path.read_bytes() == b"mrtrix tracks"
+
+
+def test_missing_regions_are_told_with_what_where_and_what_to_do(target, caplog):
+    save_quality(target)
+    (record,) = caplog.records
+    told = record.getMessage()
+    assert told.startswith("sub-01_task-rest: 1 of 86 regions of fs86 are missing from the BOLD")
+    assert "Left-Thalamus-Proper" in told
+    assert "Look whether the field of view covers them" in told
