@@ -307,6 +307,8 @@ def test_regions_outside_the_image_are_reported(scans, atlas):
     assert sidecar["Regions"][atlas]["missing"] == names
     for path in scans.results.glob(f"sub-*/func/*_atlas-{atlas}_*_relmat.json"):
         assert json.loads(path.read_text())["MissingNodes"] == names
+    warning = f"{len(names)} of {load_atlas(atlas).n_regions} regions of {atlas} are missing"
+    assert (warning in scans.done[FUNCTIONAL].text) == bool(names)
     page = (scans.results / f"sub-{FUNCTIONAL}.html").read_text()
     assert f"{len(names)} regions of {atlas} missing" in page or not names
     assert all(name in page for name in names)
