@@ -121,10 +121,11 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 
 def _open_model(arguments: argparse.Namespace, stack: ExitStack) -> Bundle:
     """Open the bundle, or make one for the time of this run."""
+    from .fetch import find_model
     from .model.bundle import convert_checkpoint, open_bundle
 
     if arguments.model:
-        return open_bundle(arguments.model)
+        return open_bundle(find_model(str(arguments.model)))
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kraken-model-")))
     return convert_checkpoint(arguments.checkpoint, arguments.transforms, folder / "model")
 

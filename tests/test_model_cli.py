@@ -178,7 +178,7 @@ def test_missing_participants_and_edges_are_told(predict, model_dir, edges, tmp_
         (["--predict-from", "fuson"], 2, "source 'fuson' is neither an input nor a fusion"),
         (["--predict-to", "FCcor_toy_hpf"], 2, "'FCcor_toy_hpf' names no flavor"),
         (["--device", "tpu"], 2, "device 'tpu' is unknown"),
-        (["--model", "nowhere"], 3, "is not a model bundle"),
+        (["--model", "nowhere"], 2, "neither a folder nor the name of a published model"),
         (["--output", "out.csv"], 2, "output 'out.csv' is of no kind"),
         (["--adaptation-source", "a=b"], 2, "there is no adaptation to fit"),
         (["--checkpoint", "x.pt"], 2, "one model is needed"),
@@ -260,3 +260,11 @@ def test_help_loads_nothing_heavy():
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_unknown_model_gets_the_names_of_the_published_ones(tmp_path, capsys):
+    words = ["predict", "--model", "krakencoder-2042", "--input", "FCcorr_fs86_hpf=a.mat"]
+    assert main([*words, "--output", str(tmp_path / "out.npz")]) == 2
+    told = capsys.readouterr().err
+    assert "Did you mean 'krakencoder-2024'" in told
+    assert "Traceback" not in told
