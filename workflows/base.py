@@ -107,44 +107,22 @@ def _add_functional(
     sources: Mapping[Path, str],
 ) -> list[pe.Node]:
     """Add the functional runs with their sinks, and the averages over runs."""
-    sinks = []
+    sinks: list[pe.Node] = []
     groups: dict[str, list[tuple[FunctionalRun, pe.Workflow]]] = {}
     for number, run in enumerate(plan.functional, 1):
         functional_wf = init_functional_wf(
             run, options=settings.functional, name=f"functional_{number}_wf"
         )
-        figure_sink = add_figure(
+        sinks += _add_sinks(
             workflow,
             functional_wf,
-            "traces_file",
-            kind="functional_qc",
-            dataset_dir=settings.output_dir,
-            entities=run.entities,
+            run,
             datatype="func",
-        )
-        sink = make_series_sink(
-            f"ds_functional_{number}",
-            dataset_dir=settings.output_dir,
-            entities=run.entities,
-            datatype="func",
-            space=run.space,
-            atlases=[source.atlas for source in run.labels],
-            flavors=settings.flavors,
+            fields=("connectomes_file", "timeseries_file", "labels_files", "qc_file"),
+            arrays="traces_file",
+            settings=settings,
             sources=_uris(_functional_inputs(run), sources),
         )
-        workflow.connect([
-            (
-                functional_wf,
-                sink,
-                [
-                    ("outputnode.connectomes_file", "connectomes_file"),
-                    ("outputnode.timeseries_file", "timeseries_file"),
-                    ("outputnode.labels_files", "labels_files"),
-                    ("outputnode.qc_file", "qc_file"),
-                ],
-            ),
-        ])
-        sinks += [sink, figure_sink]
         group = f"{format_entities(combined_entities(run.entities))} {run.space}"
         groups.setdefault(group, []).append((run, functional_wf))
 
@@ -212,48 +190,65 @@ def _add_structural(
     sources: Mapping[Path, str],
 ) -> list[pe.Node]:
     """Add the diffusion series with their sinks."""
-    sinks = []
+    sinks: list[pe.Node] = []
     for number, run in enumerate(plan.diffusion, 1):
         structural_wf = init_structural_wf(
             run, options=settings.structural, name=f"structural_{number}_wf"
         )
-        figure_sink = add_figure(
+        kept = ("tractogram_files",) if settings.structural.keep_tractograms else ()
+        added = _add_sinks(
             workflow,
             structural_wf,
-            "overview_file",
-            kind="structural_qc",
-            dataset_dir=settings.output_dir,
-            entities=run.entities,
+            run,
             datatype="dwi",
-        )
-        sink = make_series_sink(
-            f"ds_structural_{number}",
-            dataset_dir=settings.output_dir,
-            entities=run.entities,
-            datatype="dwi",
-            space=run.space,
-            atlases=[source.atlas for source in run.labels],
-            flavors=settings.flavors,
+            fields=("connectomes_file", "labels_files", "qc_file", *kept),
+            arrays="overview_file",
+            settings=settings,
             sources=_uris(_diffusion_inputs(run), sources),
         )
-        workflow.connect([
-            (
-                structural_wf,
-                sink,
-                [
-                    ("outputnode.connectomes_file", "connectomes_file"),
-                    ("outputnode.labels_files", "labels_files"),
-                    ("outputnode.qc_file", "qc_file"),
-                ],
-            ),
-        ])
-        if settings.structural.keep_tractograms:
-            sink.inputs.algorithms = find_algorithms(run)
-            workflow.connect([
-                (structural_wf, sink, [("outputnode.tractogram_files", "tractogram_files")])
-            ])
-        sinks += [sink, figure_sink]
+        if kept:
+            added[0].inputs.algorithms = find_algorithms(run)
+        sinks += added
     return sinks
+
+
+#: Kind of the figure of a series, by datatype.
+FIGURE_KINDS = {"func": "functional_qc", "dwi": "structural_qc"}
+
+
+def _add_sinks(
+    workflow: pe.Workflow,
+    series_wf: pe.Workflow,
+    run: FunctionalRun | DiffusionRun,
+    *,
+    datatype: str,
+    fields: Sequence[str],
+    arrays: str,
+    settings: Settings,
+    sources: Sequence[str],
+) -> list[pe.Node]:
+    """Add the sink of a series, fed by these outputs of its workflow, and that of its figure."""
+    sink = make_series_sink(
+        f"ds_{series_wf.name}",
+        dataset_dir=settings.output_dir,
+        entities=run.entities,
+        datatype=datatype,
+        space=run.space,
+        atlases=[source.atlas for source in run.labels],
+        flavors=settings.flavors,
+        sources=sources,
+    )
+    workflow.connect([(series_wf, sink, [(f"outputnode.{field}", field) for field in fields])])
+    figure_sink = add_figure(
+        workflow,
+        series_wf,
+        arrays,
+        kind=FIGURE_KINDS[datatype],
+        dataset_dir=settings.output_dir,
+        entities=run.entities,
+        datatype=datatype,
+    )
+    return [sink, figure_sink]
 
 
 def _functional_inputs(run: FunctionalRun) -> list[Path]:
