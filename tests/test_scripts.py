@@ -20,7 +20,7 @@ SCRIPTS = [
 #: Folders that are made, not written.
 MADE = {".git", ".venv", "demo", "build", "dist", ".mypy_cache", ".ruff_cache", ".pytest_cache",
         ".hypothesis", "__pycache__", "kraken_bids.egg-info", "work"}  # fmt: skip
-#: Addresses of package registries, and paths of single machines; put together here so that this
+#: Addresses of package registries, and home folders; put together here so that this
 #: file does not hold them.
 BANNED = [
     "".join(parts)
@@ -33,11 +33,7 @@ BANNED = [
         ("download.", "pytorch.org"),
         ("conda.", "anaconda.org"),
         ("proxy.", "golang.org"),
-        ("/work/", "main"),
-        ("/work/", "shared"),
         ("/ro", "ot/"),
-        ("/opt/", "wheels"),
-        ("/opt/", "kbenv"),
         ("/ho", "me/"),
     )
 ]

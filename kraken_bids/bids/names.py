@@ -97,11 +97,6 @@ def format_entities(entities: Iterable[tuple[str, str]]) -> str:
     return "_".join(f"{key}-{pairs[key]}" for key in ENTITY_ORDER if key in pairs)
 
 
-def source_entities(entities: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Leave out the entities that describe a derivative."""
-    return tuple((key, label) for key, label in entities if key not in DERIVATIVE_ENTITIES)
-
-
 def combined_entities(entities: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Leave out what tells the runs of one task and session apart."""
     return tuple((key, label) for key, label in entities if key not in {"run", "dir"})
