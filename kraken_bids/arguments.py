@@ -415,7 +415,7 @@ def _model_dir(n: argparse.Namespace) -> Path | None:
     translates = n.level == "group" or (n.model and n.adaptation not in ADAPTATION_MODES[1:])
     if not translates or n.status or (n.dry_run and not n.model):
         return None
-    from .fetch import find_model
+    from .model.pretrained import find_model
 
     folder = Path(n.model_dir).expanduser().absolute() if n.model_dir else None
     return find_model(n.model or "krakencoder-2024", folder=folder)

@@ -27,10 +27,12 @@ ALLOWED: dict[str, set[str]] = {
     ".plan": {".errors"},
     ".machine": {".errors"},
     ".download": {".errors", ".atlases"},
-    ".fetch": {".errors", ".atlases", ".download", ".model"},
+    ".fetch": {".errors", ".atlases", ".download"},
     ".connectome": {".errors", ".flavors", "numpy", "scipy"},
-    ".model": {".errors", ".flavors", ".connectome",
+    ".model": {".errors", ".flavors", ".download", ".fetch", ".connectome",
                "numpy", "scipy", "torch", "safetensors", "h5py"},
+    ".formats": {".errors", ".flavors", ".atlases", ".connectome", ".bids",
+                 "numpy", "scipy", "h5py", "zlib_ng"},
     ".images": {".errors", ".plan",
                 "numpy", "scipy", "nibabel", "nitransforms", "h5py", "zlib_ng"},
     ".bids": {".errors", ".flavors", ".atlases", ".plan", ".settings",
@@ -48,8 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     ".execution": {".errors", ".settings", "nipype", "threadpoolctl"},
 }  # fmt: skip
 #: Modules that only the command lines are made of; they may import any part but the demo.
-PROGRAMS = {".cli", ".arguments", ".run", ".run_group", ".model_cli", ".model_predict",
-            ".model_train", ".__main__"}  # fmt: skip
+PROGRAMS = {".cli", ".arguments", ".run", ".run_group", ".model_commands", ".__main__"}
 #: Narrower than a whole part: what of it may be used.
 ONLY = {(".workflows", ".bids"): {"kraken_bids.bids.names"}}
 #: Loaded inside functions only, so that `--help` stays quick and workers stay small.

@@ -5,7 +5,6 @@ import hashlib
 import http.server
 import re
 import socket
-import sys
 import threading
 import types
 import urllib.request
@@ -22,11 +21,13 @@ from kraken_bids.fetch import (
     PublishedModel,
     find_atlas_file,
     find_files,
-    find_model,
     published_models,
     resource_dir,
     resource_dirs,
 )
+from kraken_bids.model import pretrained as pretrained_module
+from kraken_bids.model.pretrained import find_model
+from kraken_bids.model_commands import fetch as fetch_command
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -371,16 +372,15 @@ def model(server, monkeypatch):
     """A published model of two files and a converter that lists what it got."""
     files = [published(server, "good", name=name) for name in ("chkpt.pt", "ioxfm.npy")]
     tiny = PublishedModel("krakencoder-2024", "tiny", (files[0],), (files[1],))
-    monkeypatch.setattr(fetch_module, "published_models", lambda: {tiny.name: tiny})
+    for module in (fetch_module, pretrained_module):
+        monkeypatch.setattr(module, "published_models", lambda: {tiny.name: tiny})
 
     def convert(checkpoints, transforms, out_dir, *, name):
         out_dir.mkdir(parents=True)
         names = [path.name for path in (*checkpoints, *transforms)]
         (out_dir / "config.json").write_text(f"{name} {names}")
 
-    bundle = types.ModuleType("kraken_bids.model.bundle")
-    bundle.convert_checkpoint = convert
-    monkeypatch.setitem(sys.modules, "kraken_bids.model.bundle", bundle)
+    monkeypatch.setattr("kraken_bids.model.pretrained.convert_checkpoint", convert)
     return tiny
 
 
@@ -423,8 +423,8 @@ def test_unknown_model_is_refused_with_a_suggestion():
 
 def command(*argv):
     parser = argparse.ArgumentParser()
-    fetch_module.add_arguments(parser)
-    return fetch_module.run(parser.parse_args(argv))
+    fetch_command.add_arguments(parser)
+    return fetch_command.run(parser.parse_args(argv))
 
 
 def test_command_lists_models_and_atlases(capsys):

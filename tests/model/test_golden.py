@@ -20,7 +20,7 @@ from kraken_bids.model.bundle import convert_checkpoint
 from kraken_bids.model.fusion import resolve_fusions, resolve_members
 from kraken_bids.model.inputs import match_participants, read_table
 from kraken_bids.model.krakencoder import Krakencoder
-from kraken_bids.model_cli import main
+from kraken_bids.model_commands.cli import main
 
 COMMITTED = Path(__file__).parents[1] / "data" / "golden"
 #: Largest difference from the reference, as a share of the output's largest value.

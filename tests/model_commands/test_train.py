@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from kraken_bids.model.bundle import open_bundle
-from kraken_bids.model_cli import main
+from kraken_bids.model_commands.cli import main
 
 FLAVORS = ("FCcorr_fs86_hpf", "SCsdstream_fs86_volnorm")
 QUICK = ["--components", "4", "--latent-size", "8", "--epochs", "2", "--device", "cpu"]

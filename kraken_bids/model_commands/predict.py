@@ -5,21 +5,21 @@ from __future__ import annotations
 
 import argparse
 import logging
-import tempfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import UsageError
+from ..errors import UsageError
+from .options import add_model_arguments, open_model, parse_pairs
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .connectome.adaptation import Adaptation
-    from .model.bundle import Bundle
+    from ..connectome.adaptation import Adaptation
+    from ..model.bundle import Bundle
 
     Rows = dict[str, NDArray[np.float32]]
 
@@ -31,12 +31,7 @@ ENCODED = "encoded"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``predict``."""
-    model = parser.add_argument_group("model: a bundle, or the reference program's files")
-    model.add_argument("--model", type=Path, metavar="DIR", help="folder of a bundle")
-    model.add_argument("--checkpoint", type=Path, nargs="+", default=[], metavar="F.pt")
-    model.add_argument("--transforms", type=Path, nargs="+", default=[], metavar="F.npy")
-    model.add_argument("--device", default="auto", help="auto, cpu, or cuda[:n] (default: auto)")
-
+    add_model_arguments(parser)
     data = parser.add_argument_group("connectomes")
     data.add_argument(
         "--input", nargs="+", required=True, metavar="FLAVOR=FILE",
@@ -77,11 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out ``predict``."""
-    from .bids.writers import atomic_path
+    from ..bids.writers import atomic_path
 
     _check_usage(arguments)
     with ExitStack() as stack:
-        bundle = _open_model(arguments, stack)
+        bundle = open_model(arguments, stack)
         participants, rows = _read_inputs(arguments.input, bundle)
         rows = _adapt(rows, arguments, bundle)
         with atomic_path(arguments.output) as temporary:
@@ -92,11 +87,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_usage(arguments: argparse.Namespace) -> None:
     """Refuse combinations that would do something else than what was meant."""
-    if bool(arguments.model) == bool(arguments.checkpoint):
-        raise UsageError(
-            "one model is needed", where="--model or --checkpoint",
-            fix="Give '--model DIR', or '--checkpoint F.pt' with '--transforms F.npy'.",
-        )  # fmt: skip
     if arguments.output.suffix != ".npz":
         raise UsageError(
             f"output '{arguments.output}' is of no kind that is written",
@@ -119,36 +109,6 @@ def _check_usage(arguments: argparse.Namespace) -> None:
                 )
 
 
-def _open_model(arguments: argparse.Namespace, stack: ExitStack) -> Bundle:
-    """Open the bundle, or make one for the time of this run."""
-    from .fetch import find_model
-    from .model.bundle import convert_checkpoint, open_bundle
-
-    if arguments.model:
-        return open_bundle(find_model(str(arguments.model)))
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kraken-model-")))
-    return convert_checkpoint(arguments.checkpoint, arguments.transforms, folder / "model")
-
-
-def parse_pairs(texts: Iterable[str], option: str) -> dict[str, str]:
-    """Read ``NAME=VALUE`` texts.
-
-    Raises
-    ------
-    UsageError
-        If a text has no ``=``, or a name comes twice.
-    """
-    pairs: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise UsageError(f"'{text}' is not NAME=VALUE", where=option, fix="Write it so.")
-        if name in pairs:
-            raise UsageError(f"'{name}' is given twice", where=option, fix="Give it once.")
-        pairs[name] = value
-    return pairs
-
-
 def _is_latent(name: str) -> bool:
     """Say whether an input's name stands for latents, as in the reference program."""
     return name == ENCODED or name.startswith("fusion")
@@ -156,7 +116,7 @@ def _is_latent(name: str) -> bool:
 
 def _read_inputs(texts: Sequence[str], bundle: Bundle) -> tuple[tuple[str, ...], Rows]:
     """Read all inputs and bring them to the same participants."""
-    from .model.inputs import match_participants, read_table
+    from ..model.inputs import match_participants, read_table
 
     tables = {}
     for name, file in parse_pairs(texts, "--input").items():
@@ -175,8 +135,8 @@ def _read_inputs(texts: Sequence[str], bundle: Bundle) -> tuple[tuple[str, ...],
 
 def _adapt(rows: Rows, arguments: argparse.Namespace, bundle: Bundle) -> Rows:
     """Adapt connectomes, then fill edges that are missing."""
-    from .connectome.adaptation import fill_missing, resolve_mode
-    from .model.adaptation_file import load_adaptations
+    from ..connectome.adaptation import fill_missing, resolve_mode
+    from ..model.adaptation_file import load_adaptations
 
     edges = {name: values for name, values in rows.items() if not _is_latent(name)}
     if Path(arguments.adaptation).is_file():
@@ -210,7 +170,7 @@ def _adapt(rows: Rows, arguments: argparse.Namespace, bundle: Bundle) -> Rows:
 
 def _fit(edges: Rows, arguments: argparse.Namespace, bundle: Bundle) -> dict[str, Adaptation]:
     """Fit the adaptation on the inputs, or on the connectomes of ``--adaptation-source``."""
-    from .connectome.adaptation import RunningMean, fit_adaptation
+    from ..connectome.adaptation import RunningMean, fit_adaptation
 
     fit_rows = edges
     if arguments.adaptation_source:
@@ -252,8 +212,8 @@ def _predict(
     """Compute and write, one prediction at a time; return the number of arrays."""
     import numpy as np
 
-    from .model.fusion import resolve_fusions
-    from .model.krakencoder import Krakencoder
+    from ..model.fusion import resolve_fusions
+    from ..model.krakencoder import Krakencoder
 
     model = Krakencoder(bundle, device=arguments.device)
     flavors = {name: values for name, values in rows.items() if not _is_latent(name)}
@@ -308,7 +268,7 @@ def _sources(
     """Choose what to predict from; fusions without members are left out."""
     if not arguments.predict_from:
         return [*([] if arguments.only_fusion else latents), *fusions]
-    from .errors import suggest
+    from ..errors import suggest
 
     for source in arguments.predict_from:
         if source not in {*latents, *asked}:
@@ -324,7 +284,7 @@ def _targets(
     arguments: argparse.Namespace, flavors: Sequence[str], bundle: Bundle
 ) -> tuple[str, ...]:
     """Choose the flavors to predict."""
-    from .model.fusion import resolve_members
+    from ..model.fusion import resolve_members
 
     if not arguments.predict_to:
         return bundle.flavors

@@ -8,10 +8,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .atlases import load_atlas
-from .connectome.edges import n_edges
-from .errors import InputError
-from .flavors import Flavor
+from ..atlases import load_atlas
+from ..connectome.edges import n_edges
+from ..errors import InputError
+from ..flavors import Flavor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ TELL_EVERY = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``train``."""
-    from .model.training import TrainingOptions as Default
+    from ..model.training import TrainingOptions as Default
 
     parser.add_argument(
         "--input", nargs="+", required=True, metavar="FLAVOR=FILE",
@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out ``train``."""
-    from .model.krakencoder import resolve_device
-    from .model.training import train_krakencoder
+    from ..model.krakencoder import resolve_device
+    from ..model.training import train_krakencoder
 
     device = resolve_device(arguments.device)
     connectomes = _read_cohort(arguments.input)
@@ -89,8 +89,8 @@ def _read_cohort(texts: list[str]) -> dict[str, NDArray[np.float32]]:
     """
     import numpy as np
 
-    from .model.inputs import match_participants, read_table
-    from .model_predict import parse_pairs
+    from ..model.inputs import match_participants, read_table
+    from .options import parse_pairs
 
     tables = {}
     for name, file in parse_pairs(texts, "--input").items():

@@ -14,9 +14,9 @@ from kraken_bids.model.bundle import open_bundle, write_bundle
 from kraken_bids.model.krakencoder import Krakencoder
 from kraken_bids.model.layers import FlavorModel, Layer
 from kraken_bids.model.transforms import Transform
-from kraken_bids.model_cli import SUBCOMMANDS, main
+from kraken_bids.model_commands.cli import SUBCOMMANDS, main
 
-GOLDEN = Path(__file__).parent / "data" / "golden" / "model"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "model"
 SC, FC = "SCsdstream_toy_count", "FCcorr_toy_hpf"
 IDS = [f"p{i}" for i in range(25)]
 
@@ -254,7 +254,7 @@ def test_every_subcommand_has_help(row, capsys):
 
 def test_help_loads_nothing_heavy():
     code = (
-        "import sys\nfrom kraken_bids.model_cli import main\n"
+        "import sys\nfrom kraken_bids.model_commands.cli import main\n"
         "try:\n    main(['predict', '--help'])\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'numpy', 'scipy', 'nipype', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

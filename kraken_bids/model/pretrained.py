@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""Models by name or folder: published ones are fetched and converted the first time."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ..download import Progress
+from ..errors import ResourceError, UsageError, suggest
+from ..fetch import PublishedModel, find_files, published_models, resource_dir, resource_dirs
+from .bundle import CONFIG_NAME, convert_checkpoint
+
+_log = logging.getLogger(__name__)
+
+
+def find_model(
+    name_or_dir: str | Path, *, folder: Path | None = None, progress: Progress | None = None
+) -> Path:
+    """Folder of a bundle.
+
+    Parameters
+    ----------
+    name_or_dir
+        A folder with a bundle, or the name of a published model, which is fetched and converted
+        the first time.
+    folder
+        Where bundles are kept, in place of `resource_dirs`.
+    progress
+        As for `fetch`.
+
+    Raises
+    ------
+    UsageError
+        If it is neither.
+    ResourceError
+        If the folder holds no bundle, or the model's files cannot be fetched.
+    """
+    given = Path(name_or_dir).expanduser()
+    if given.is_dir():
+        if not (given / CONFIG_NAME).is_file():
+            raise ResourceError(
+                f"is no model bundle: it has no {CONFIG_NAME}",
+                where=str(given),
+                fix="Give a folder that kraken-model convert, train or fetch has made.",
+            )
+        return given.absolute()
+    model = published_models().get(str(name_or_dir))
+    if model is None:
+        raise UsageError(
+            f"model '{name_or_dir}' is neither a folder nor the name of a published model",
+            where="--model",
+            fix=suggest(str(name_or_dir), published_models()) + ".",
+        )
+    for kept in (folder,) if folder else resource_dirs():
+        if (kept / model.name / CONFIG_NAME).is_file():
+            return kept / model.name
+    return _make_bundle(model, folder or resource_dir(), progress=progress)
+
+
+def _make_bundle(model: PublishedModel, folder: Path, *, progress: Progress | None) -> Path:
+    """Find or fetch the files of a model and convert them."""
+    paths = find_files(model.files, folder=folder, progress=progress)
+    n_checkpoints = len(model.checkpoints)
+    _log.info("converting %s into %s", model.name, folder / model.name)
+    convert_checkpoint(
+        paths[:n_checkpoints], paths[n_checkpoints:], folder / model.name, name=model.name
+    )
+    return folder / model.name

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""Options that several subcommands share, and what is made of them."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..model.bundle import Bundle
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a model and the device to compute on."""
+    model = parser.add_argument_group("model: a bundle, or the reference program's files")
+    model.add_argument("--model", type=Path, metavar="DIR", help="folder of a bundle")
+    model.add_argument("--checkpoint", type=Path, nargs="+", default=[], metavar="F.pt")
+    model.add_argument("--transforms", type=Path, nargs="+", default=[], metavar="F.npy")
+    model.add_argument("--device", default="auto", help="auto, cpu, or cuda[:n] (default: auto)")
+
+
+def open_model(arguments: argparse.Namespace, stack: ExitStack) -> Bundle:
+    """Open the bundle, or make one of checkpoints for the time of this run.
+
+    Raises
+    ------
+    UsageError
+        If neither or both are given.
+    """
+    from ..model.bundle import convert_checkpoint, open_bundle
+    from ..model.pretrained import find_model
+
+    if bool(arguments.model) == bool(arguments.checkpoint):
+        raise UsageError(
+            "one model is needed", where="--model or --checkpoint",
+            fix="Give '--model DIR', or '--checkpoint F.pt' with '--transforms F.npy'.",
+        )  # fmt: skip
+    if arguments.model:
+        return open_bundle(find_model(str(arguments.model)))
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kraken-model-")))
+    return convert_checkpoint(arguments.checkpoint, arguments.transforms, folder / "model")
+
+
+def parse_pairs(texts: Iterable[str], option: str) -> dict[str, str]:
+    """Read ``NAME=VALUE`` texts.
+
+    Raises
+    ------
+    UsageError
+        If a text has no ``=``, or a name comes twice.
+    """
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"'{text}' is not NAME=VALUE", where=option, fix="Write it so.")
+        if name in pairs:
+            raise UsageError(f"'{name}' is given twice", where=option, fix="Give it once.")
+        pairs[name] = value
+    return pairs
