@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,31 @@ class FlavorInput:
     n: int
     n_columns: int
     read: ReadRows
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a reader is asked for.
+
+    Parameters
+    ----------
+    n_edges
+        Number of edges by flavor, of the flavors that the model has.
+    latent_size
+        Number of values of a latent; 0 where latents are not wanted.
+    name
+        The one flavor (or name of latents) that the file was given for, as in ``FLAVOR=FILE``;
+        empty if the file itself says which flavors it holds.
+    """
+
+    n_edges: Mapping[str, int]
+    latent_size: int = 0
+    name: str = ""
+
+
+#: Opens a file or folder: its inputs by name. Flavors that the model lacks are left out, with a
+#: line in the log; a file without any is an error.
+Opener = Callable[[Path, Wanted], dict[str, FlavorInput]]
 
 
 @dataclass(frozen=True, eq=False)
