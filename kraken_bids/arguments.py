@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .atlases import atlas_names, load_atlas
+from .atlases import atlas_names, default_atlas_names, load_atlas
 from .bids.writers import atomic_path
 from .errors import InputError, KrakenBIDSError, Problems, ResourceError, UsageError, suggest
-from .flavors import Flavor
+from .flavors import MEASURED_RECIPES, Flavor
 from .machine import available_cores, available_memory_gb, default_work_dir, parse_memory
 from .settings import (
     FunctionalOptions,
@@ -30,6 +30,8 @@ from .settings import (
 
 #: Input derivatives that ``-d NAME=PATH`` may name.
 DERIVATIVES = ("fmriprep", "xcp_d", "qsiprep", "qsirecon", "connectomes")
+#: Files that predicted connectomes are written to: tables, or one HDF5 file a session.
+RELMAT_FORMATS = ("tsv", "h5")
 #: Values of ``--adaptation`` other than a file.
 ADAPTATION_MODES = ("none", "meanshift", "meanfit", "meanfit+meanshift")
 #: Queries of ``--bids-filter-file``.
@@ -80,6 +82,8 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
     n = namespace
     bids_dir = reader.read(lambda: _existing_folder(n.bids_dir, "BIDS_DIR"), Path(n.bids_dir))
     output_dir = reader.read(lambda: _writable_folder(n.output_dir, "OUTPUT_DIR"), Path())
+    flavors: tuple[str, ...] = ()
+    flavors = reader.read(lambda: _flavors(n.flavors, level=n.level), flavors)
     work_text = n.work_dir or str(default_work_dir())
     settings = Settings(
         bids_dir=bids_dir,
@@ -92,12 +96,12 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
             (),
         ),
         subjects_dir=_optional(n.fs_subjects_dir, "--fs-subjects-dir", reader, _existing_folder),
-        atlases=reader.read(lambda: _atlases(n.atlases), atlas_names()),
+        atlases=reader.read(lambda: _atlases(n.atlases, flavors), default_atlas_names()),
         atlas_files=reader.read(
             lambda: _named_paths(n.atlas_file, "--atlas-file", atlas_names(), _existing_file), ()
         ),
         modalities=(n.modality,) if n.modality else ("func", "dwi"),
-        flavors=reader.read(lambda: _flavors(n.flavors), ()),
+        flavors=flavors,
         functional=_read_functional(n, reader),
         structural=_read_structural(n, reader),
         translation=_read_translation(n, reader),
@@ -212,9 +216,11 @@ def _named_paths(
     return tuple(found)
 
 
-def _atlases(names: Iterable[str]) -> tuple[str, ...]:
+def _atlases(names: Iterable[str], flavors: Iterable[str]) -> tuple[str, ...]:
+    """Atlases asked for; else the default ones and those of the flavors asked for."""
     asked = {load_atlas(name).name for name in names}
-    return tuple(name for name in atlas_names() if not asked or name in asked)
+    asked = asked or {*default_atlas_names(), *(Flavor.parse(name).atlas for name in flavors)}
+    return tuple(name for name in atlas_names() if name in asked)
 
 
 def _labels(texts: Iterable[str], prefix: str) -> tuple[str, ...]:
@@ -282,11 +288,11 @@ def _read_functional(n: argparse.Namespace, reader: _Reader) -> FunctionalOption
 
     def lambdas() -> tuple[tuple[str, float], ...]:
         option = "--pcorr-lambda"
-        given = {}
+        given = dict(default.pcorr_lambda)
         for atlas, text in _pairs(n.pcorr_lambda, option):
             load_atlas(atlas)
             given[atlas] = _number(text, option, least=0.0)
-        return tuple((atlas, given.get(atlas, value)) for atlas, value in default.pcorr_lambda)
+        return tuple(given.items())
 
     return FunctionalOptions(
         compcor=n.compcor,
@@ -392,6 +398,15 @@ def _read_translation(n: argparse.Namespace, reader: _Reader) -> TranslationOpti
             )
         return str(n.device)
 
+    def relmat_format() -> str:
+        if n.relmat_format not in RELMAT_FORMATS:  # a configuration may say anything
+            raise UsageError(
+                f"'{n.relmat_format}' is no format of connectomes",
+                where="--relmat-format",
+                fix=suggest(str(n.relmat_format), RELMAT_FORMATS) + ".",
+            )
+        return str(n.relmat_format)
+
     return TranslationOptions(
         model_dir=reader.read(lambda: _model_dir(n), None),
         adaptation=reader.read(adaptation, "none"),
@@ -403,11 +418,22 @@ def _read_translation(n: argparse.Namespace, reader: _Reader) -> TranslationOpti
         ),
         label=reader.read(label, "default"),
         device=reader.read(device, "auto"),
+        relmat_format=reader.read(relmat_format, "tsv"),
     )
 
 
-def _flavors(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(str(Flavor.parse(name)) for name in names)
+def _flavors(names: Iterable[str], *, level: str) -> tuple[str, ...]:
+    """Flavors asked for; the participant level is to measure them."""
+    flavors = [Flavor.parse(name) for name in names]
+    measured = {processing for _, processing in MEASURED_RECIPES}
+    for flavor in flavors:
+        if level == "participant" and (flavor.kind, flavor.processing) not in MEASURED_RECIPES:
+            raise UsageError(
+                f"flavor '{flavor}' cannot be measured, only read and predicted",
+                where="--flavors",
+                fix=f"Processing that is measured: {', '.join(sorted(measured))}.",
+            )
+    return tuple(map(str, flavors))
 
 
 def _model_dir(n: argparse.Namespace) -> Path | None:

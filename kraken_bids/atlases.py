@@ -56,6 +56,8 @@ class Atlas:
     files
         Published images by role: ``labels`` always; ``volumes`` where region volumes must come
         from another image than the one that streamlines are assigned with.
+    is_default
+        Whether connectomes of it are measured, and its images fetched, without being asked for.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Atlas:
     files: tuple[tuple[str, PublishedFile], ...]
     reference: str
     license: str
+    is_default: bool = True
 
     @property
     def n_regions(self) -> int:
@@ -98,6 +101,12 @@ def atlas_names() -> tuple[str, ...]:
 
 
 @functools.cache
+def default_atlas_names() -> tuple[str, ...]:
+    """Names of the atlases that are measured unless others are asked for, the smallest first."""
+    return tuple(name for name in atlas_names() if load_atlas(name).is_default)
+
+
+@functools.cache
 def load_atlas(name: str) -> Atlas:
     """Read an atlas by name.
 
@@ -123,4 +132,5 @@ def load_atlas(name: str) -> Atlas:
         files=tuple((role, PublishedFile(**row)) for role, row in card.get("files", {}).items()),
         reference=card["reference"],
         license=card["license"],
+        is_default=card.get("by_default", True),
     )

@@ -114,7 +114,7 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
 
 def _add_recipes(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--atlases", nargs="+", default=[], metavar="NAME", help="default: all atlases"
+        "--atlases", nargs="+", default=[], metavar="NAME", help="default: fs86 shen268 coco439"
     )
     group.add_argument(
         "--atlas-file",
@@ -179,6 +179,10 @@ def _add_translation(group: argparse._ArgumentGroup) -> None:
         "--output-label", metavar="LABEL", default="", help="derivatives/krakencoder-LABEL"
     )
     group.add_argument("--device", default="auto", metavar="{auto,cpu,cuda[:N]}", help="for torch")
+    group.add_argument(
+        "--relmat-format", choices=["tsv", "h5"], default="tsv",
+        help="predicted connectomes: a table each, or one HDF5 file a session (default: tsv)",
+    )  # fmt: skip
 
 
 def _add_execution(group: argparse._ArgumentGroup) -> None:

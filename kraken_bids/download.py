@@ -10,11 +10,14 @@ import hashlib
 import http.client
 import logging
 import os
+import shutil
 import tempfile
+import threading
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,23 +34,62 @@ Progress = Callable[[str, int, int | None], None]
 
 #: Longest silence of a server.
 TIMEOUT_S = 30.0
+#: Files fetched at once.
+JOBS = 3
 #: Requests for one file; an address is asked again only if it has sent something.
 MAX_REQUESTS = 20
-#: Bytes between two reports of progress, at most.
+#: Failed connections in a row after which a host is not asked any more.
+MAX_SILENCES = 3
+#: Bytes received at once, and between two reports of progress, at most.
 BLOCK_BYTES = 1 << 20
+#: No published file is nearly as large (the largest is 0.5 GB): a server that sends more, and
+#: does not say how much, would fill the disk.
+MAX_BYTES = 8 << 30
 
 
 class _TransferError(Exception):
     """A request that failed or broke off, with the reason."""
 
 
+class _Hosts:
+    """Which hosts are not asked any more: those that no connection could be made to.
+
+    Without this, each of 64 files would wait for the same firewall.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._failures: dict[str, int] = {}
+
+    def note(self, url: str, *, answered: bool) -> None:
+        """Count a failed connection; an answer of any kind clears the count."""
+        host = urllib.parse.urlsplit(url).netloc
+        with self._lock:
+            self._failures[host] = 0 if answered else self._failures.get(host, 0) + 1
+
+    def is_silent(self, url: str) -> bool:
+        """Say whether `MAX_SILENCES` connections in a row have failed."""
+        host = urllib.parse.urlsplit(url).netloc
+        with self._lock:
+            return self._failures.get(host, 0) >= MAX_SILENCES
+
+
 @dataclass(frozen=True)
 class _Transport:
-    """How to ask: the seams of `fetch`."""
+    """How to ask: the seams of `fetch`, and what its threads share."""
 
     opener: Opener
     progress: Progress | None
     timeout_s: float
+    hosts: _Hosts = field(default_factory=_Hosts)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self, name: str, done: int, total: int | None) -> None:
+        """Report progress, one thread at a time."""
+        if self.progress:
+            with self.lock:
+                self.progress(name, done, total)
 
 
 def is_verified(path: Path, sha256: str) -> bool:
@@ -73,11 +115,13 @@ def fetch(
     opener: Opener | None = None,
     progress: Progress | None = None,
     timeout_s: float = TIMEOUT_S,
+    jobs: int = JOBS,
 ) -> tuple[Path, ...]:
     """Bring published files into a folder.
 
     A file that is there and verified is left alone. Addresses are tried in turn; one that breaks
-    off is asked for the rest. A file gets its name only when its SHA-256 is right.
+    off is asked for the rest. A file gets its name only when its SHA-256 is right. A file that
+    cannot be had does not keep the others from being fetched.
 
     Parameters
     ----------
@@ -88,9 +132,11 @@ def fetch(
     opener
         In place of urllib's, which heeds ``http_proxy``, ``https_proxy`` and ``no_proxy``.
     progress
-        Told about every block.
+        Told about every block, by one thread at a time.
     timeout_s
         Longest silence of a server, in seconds.
+    jobs
+        How many files are fetched at once.
 
     Returns
     -------
@@ -100,37 +146,83 @@ def fetch(
     Raises
     ------
     ResourceError
-        If a file cannot be had (names the files not there yet, their addresses and the folder to
+        If files cannot be had (names all files not there yet, their addresses and the folder to
         put them in), or the folder cannot be written.
     """
     # A fresh opener: the proxies are read from the environment when it is made.
     transport = _Transport(opener or urllib.request.build_opener().open, progress, timeout_s)
-    for position, file in enumerate(files):
-        path = folder / file.name
-        if is_verified(path, file.sha256):
-            continue
-        altered = ["the file there has other bytes than published"] if path.exists() else []
-        with _writing(path):
-            folder.mkdir(parents=True, exist_ok=True)
-            failures = _fetch_one(file, folder, transport)
-        if failures:
-            raise _not_had(files[position:], folder, altered + failures)
+    missing = [
+        file for file in dict.fromkeys(files) if not is_verified(folder / file.name, file.sha256)
+    ]
+    failures = _fetch_all(missing, folder, transport, jobs=jobs)
+    if failures:
+        raise _not_had({file: failures[file] for file in missing if file in failures}, folder)
     return tuple(folder / file.name for file in files)
 
 
-def _not_had(
-    files: Sequence[PublishedFile], folder: Path, failures: Sequence[str]
-) -> ResourceError:
-    """The error that says what to do by hand; `files` begins with the one that failed."""
-    missing = [file for file in files if not is_verified(folder / file.name, file.sha256)]
+def _fetch_all(
+    files: Sequence[PublishedFile], folder: Path, transport: _Transport, *, jobs: int
+) -> dict[PublishedFile, list[str]]:
+    """Fetch some files at a time; what failed, by file."""
+    from multiprocessing.pool import ThreadPool  # not needed for help
+
+    work = functools.partial(_fetch_into, folder=folder, transport=transport)
+    try:
+        if min(jobs, len(files)) < 2:
+            outcomes = list(map(work, files))
+        else:
+            # Its threads do not outlive the program: an interruption ends it at once, though a
+            # silent server keeps a thread waiting.
+            with ThreadPool(min(jobs, len(files))) as pool:
+                outcomes = list(pool.imap_unordered(work, files))
+    finally:
+        transport.stopped.set()
+    return {file: failures for file, failures in outcomes if failures}
+
+
+def _fetch_into(
+    file: PublishedFile, folder: Path, transport: _Transport
+) -> tuple[PublishedFile, list[str]]:
+    """Fetch one file; what failed, or nothing if it is there now."""
+    path = folder / file.name
+    altered = ["the file there has other bytes than published"] if path.exists() else []
+    with _writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        failures = _fetch_one(file, folder, transport)
+    return file, altered + failures if failures else []
+
+
+def _not_had(failures: Mapping[PublishedFile, Sequence[str]], folder: Path) -> ResourceError:
+    """The error that says which files failed and what to do by hand."""
+    reasons = [f"{file.name} cannot be fetched: {'; '.join(failures[file])}" for file in failures]
+    many = f"{len(reasons)} files cannot be fetched" + "".join(f"\n  {line}" for line in reasons)
     listing = "".join(
-        f"\n  {file.name}\n    from {' or '.join((file.url, *file.mirrors))}" for file in missing
+        f"\n  {file.name}\n    from {' or '.join((file.url, *file.mirrors))}" for file in failures
     )
     return ResourceError(
-        f"{files[0].name} cannot be fetched: {'; '.join(failures)}",
+        reasons[0] if len(reasons) == 1 else many,
         where=str(folder),
         fix=f"Run it again where there is a network, or put into {folder} by hand:{listing}",
     )
+
+
+def copy_verified(file: PublishedFile, source: Path, folder: Path) -> None:
+    """Copy a published file from another folder, whole or not at all.
+
+    Raises
+    ------
+    ResourceError
+        If the folder cannot be written, or the source is no longer the published file.
+    """
+    with _writing(folder / file.name):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _partial(file, folder) as (path, stream), source.open("rb") as original:
+            stream.truncate(0)
+            shutil.copyfileobj(original, stream)
+            stream.flush()
+            if _put_in_place(file, path, folder):
+                return
+    raise ResourceError("was changed while it was copied", where=str(source), fix="Run it again.")
 
 
 @contextlib.contextmanager
@@ -142,8 +234,8 @@ def _writing(path: Path) -> Iterator[None]:
         raise ResourceError(
             f"cannot write: {error.strerror or error}",
             where=str(path),
-            fix="Set KRAKEN_BIDS_RESOURCES to a folder that you may write to, on a disk with "
-            "room.",
+            fix="Set KRAKEN_BIDS_RESOURCES (or 'kraken-model fetch --output') to a folder that "
+            "you may write to, on a disk with room.",
         ) from error
 
 
@@ -157,26 +249,35 @@ def _fetch_one(file: PublishedFile, folder: Path, transport: _Transport) -> list
         if is_verified(folder / file.name, file.sha256) or _put_in_place(file, path, folder):
             return []
         for _ in range(MAX_REQUESTS):
-            if not addresses:
+            if not addresses or transport.stopped.is_set():
                 break
             url = addresses.pop(0)
             before = stream.seek(0, os.SEEK_END)
-            _log.info("fetching %s from %s", file.name, url)
-            try:
-                _receive(url, stream, name=file.name, transport=transport)
-            except _TransferError as error:
-                failures.append(f"{url}: {error}")
-                if stream.seek(0, os.SEEK_END) > before:
-                    addresses.insert(0, url)
-                continue
-            stream.flush()
-            if _put_in_place(file, path, folder):
+            reason = _ask(url, stream, file, transport)
+            done = stream.seek(0, os.SEEK_END)  # writes out what Python holds back
+            # Even after a break all of it may be there: some servers promise more than they have.
+            if done and _put_in_place(file, path, folder):
                 return []
-            stream.truncate(0)
-            if before:  # what was there before may be at fault
+            failures.append(f"{url}: {reason or 'other bytes than published (SHA-256 differs)'}")
+            is_asked_again = done > before
+            if not reason:  # what was there before may be at fault
+                is_asked_again = before > 0
+                stream.truncate(0)
+            if is_asked_again:
                 addresses.insert(0, url)
-            failures.append(f"{url}: other bytes than published (SHA-256 differs)")
     return failures
+
+
+def _ask(url: str, stream: BinaryIO, file: PublishedFile, transport: _Transport) -> str:
+    """Receive what an address sends; why that is not all, or nothing."""
+    if transport.hosts.is_silent(url):
+        return f"not asked, no connection to its host {MAX_SILENCES} times"
+    _log.info("fetching %s from %s", file.name, url)
+    try:
+        _receive(url, stream, name=file.name, transport=transport)
+    except _TransferError as error:
+        return str(error)
+    return ""
 
 
 def _put_in_place(file: PublishedFile, path: Path, folder: Path) -> bool:
@@ -209,8 +310,12 @@ def _receive(url: str, stream: BinaryIO, *, name: str, transport: _Transport) ->
         for block in _blocks(response):
             stream.write(block)
             done += len(block)
-            if transport.progress:
-                transport.progress(name, done, total)
+            transport.tell(name, done, total)
+            if transport.stopped.is_set():
+                raise _TransferError("stopped")
+            if done > MAX_BYTES:
+                stream.truncate(0)
+                raise _TransferError(f"sent more than {MAX_BYTES} bytes")
     if total is not None and done < total:
         raise _TransferError(f"broke off after {done} of {total} bytes")
 
@@ -223,21 +328,25 @@ def _request(url: str, start: int, transport: _Transport) -> Any:
     # Addresses come from our own tables, and the SHA-256 is checked.
     request = urllib.request.Request(url, headers=headers)  # noqa: S310
     try:
-        return transport.opener(request, timeout=transport.timeout_s)
+        response = transport.opener(request, timeout=transport.timeout_s)
     except urllib.error.HTTPError as error:
         error.close()
+        transport.hosts.note(url, answered=True)
         if start and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return _request(url, 0, transport)  # what is there is longer than the file
         raise _TransferError(f"HTTP status {error.code} ({error.reason})") from error
     except (OSError, http.client.HTTPException) as error:
+        transport.hosts.note(url, answered=False)
         raise _TransferError(_reason(error)) from error
+    transport.hosts.note(url, answered=True)
+    return response
 
 
 def _blocks(response: Any) -> Iterator[bytes]:
-    """What a response sends, some at a time."""
+    """What a response sends, as it comes: nothing is lost if it breaks off."""
     while True:
         try:
-            block = response.read(BLOCK_BYTES)
+            block = response.read1(BLOCK_BYTES)
         except (OSError, http.client.HTTPException) as error:
             raise _TransferError(f"broke off: {_reason(error)}") from error
         if not block:

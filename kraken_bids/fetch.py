@@ -2,90 +2,95 @@
 """Where published atlases and models are on this machine.
 
 Folders are looked through in order: those of the environment variable ``KRAKEN_BIDS_RESOURCES``
-(several with ``:`` between), then ``kraken-bids`` in the user's cache. What is missing is fetched
-into the first of them that can be written to.
+(several with ``:`` between), then ``kraken-bids`` in the user's cache, then the folder that the
+reference program downloads to, of which nothing is changed. What is missing is fetched into the
+first of ours that can be written to.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
-from .atlases import Atlas, PublishedFile, atlas_names, load_atlas
-from .download import Progress, fetch, is_verified
+from .atlases import Atlas, PublishedFile, atlas_names, default_atlas_names, load_atlas
+from .download import JOBS, Progress, copy_verified, fetch, is_verified
 from .errors import ResourceError, UsageError, suggest
+from .flavors import Flavor
+from .published import (
+    published_extras,
+    published_files,
+    published_flavors,
+    published_models,
+)
 
 _log = logging.getLogger(__name__)
 
 RESOURCES_VARIABLE = "KRAKEN_BIDS_RESOURCES"
-#: The model of Jamison et al., Nature Methods (2025), with all flavors of its main experiment.
-DEFAULT_MODEL = "krakencoder-2024"
+#: Names the folder of the reference program's downloads.
+REFERENCE_VARIABLE = "KRAKENCODER_DATA"
+#: A folder with this file is a bundle.
+BUNDLE_CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
-class PublishedModel:
-    """A model of the reference program that can be fetched.
+class Fetchable:
+    """What ``kraken-model fetch`` takes by name.
 
     Parameters
     ----------
     name, description
-        As listed by ``kraken-model fetch --list``.
-    checkpoints, transforms
-        Its files.
+        As listed.
+    files
+        What is fetched.
+    is_model
+        Whether a bundle is made of them.
     """
 
     name: str
     description: str
-    checkpoints: tuple[PublishedFile, ...]
-    transforms: tuple[PublishedFile, ...]
-
-    @property
-    def files(self) -> tuple[PublishedFile, ...]:
-        """All files."""
-        return self.checkpoints + self.transforms
-
-
-@functools.cache
-def published_models() -> Mapping[str, PublishedModel]:
-    """Models by name, from ``data/models.json``."""
-    table = json.loads(
-        (resources.files("kraken_bids") / "data" / "models.json").read_text("utf-8")
-    )
-
-    def files(names: Sequence[str]) -> tuple[PublishedFile, ...]:
-        rows = [table["files"][name] for name in names]
-        return tuple(
-            PublishedFile(name, row["url"], row["sha256"], tuple(row["mirrors"]))
-            for name, row in zip(names, rows, strict=True)
-        )
-
-    return {
-        name: PublishedModel(
-            name, row["description"], files(row["checkpoints"]), files(row["transforms"])
-        )
-        for name, row in table["models"].items()
-    }
+    files: tuple[PublishedFile, ...]
+    is_model: bool = False
 
 
 def resource_dirs() -> tuple[Path, ...]:
     """Folders that may hold atlases and models, the first to look through first."""
     named = [part for part in os.environ.get(RESOURCES_VARIABLE, "").split(os.pathsep) if part]
     folders = [Path(part).expanduser().absolute() for part in named]
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    if not cache:
-        try:
-            cache = str(Path.home() / ".cache")
-        except RuntimeError:  # no home, as in some containers
-            cache = ""
-    if cache:
-        folders.append(Path(cache) / "kraken-bids")
+    if cache := _cache_dir():
+        folders.append(cache / "kraken-bids")
     return tuple(dict.fromkeys(folders))
+
+
+def _cache_dir() -> Path | None:
+    """The user's folder of caches."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if cache:
+        return Path(cache)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # no home, as in some containers
+        return None
+
+
+def search_dirs(folder: Path | None = None) -> tuple[Path, ...]:
+    """Folders to look for a published file in; the reference program's comes last.
+
+    Parameters
+    ----------
+    folder
+        Looked through first.
+    """
+    cache = _cache_dir()
+    reference = os.environ.get(REFERENCE_VARIABLE, "")
+    if reference:
+        last = [Path(reference).expanduser().absolute()]
+    else:
+        last = [cache / "krakencoder" / "model_data"] if cache else []
+    return tuple(dict.fromkeys([*([folder] if folder else []), *resource_dirs(), *last]))
 
 
 def resource_dir() -> Path:
@@ -109,7 +114,11 @@ def resource_dir() -> Path:
 
 
 def find_files(
-    files: Sequence[PublishedFile], *, folder: Path | None = None, progress: Progress | None = None
+    files: Sequence[PublishedFile],
+    *,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    jobs: int = JOBS,
 ) -> tuple[Path, ...]:
     """Where published files are; those that are nowhere are fetched.
 
@@ -118,43 +127,78 @@ def find_files(
     files
         What to find.
     folder
-        Looked through before `resource_dirs`, and where to fetch to.
-    progress
+        Looked through before all others, and where to fetch to.
+    progress, jobs
         As for `fetch`.
 
     Raises
     ------
     ResourceError
-        If one is neither there nor can be fetched.
+        If one is neither there nor can be fetched; the others are fetched first.
     """
-    folders = ((folder,) if folder else ()) + resource_dirs()
-    found = {file: path for file in files if (path := _held(file, folders))}
-    missing = [file for file in files if file not in found]
+    found = {file: path for file in files if (path := held_file(file, search_dirs(folder)))}
+    missing = [file for file in dict.fromkeys(files) if file not in found]
     if missing:
-        paths = fetch(missing, folder or resource_dir(), progress=progress)
+        paths = fetch(missing, folder or resource_dir(), progress=progress, jobs=jobs)
         found |= dict(zip(missing, paths, strict=True))
     return tuple(found[file] for file in files)
 
 
-def _held(file: PublishedFile, folders: Sequence[Path]) -> Path | None:
-    """The first verified copy."""
+def copy_files(files: Sequence[PublishedFile], folder: Path) -> None:
+    """Copy into a folder those of the files that are verified in another one.
+
+    Raises
+    ------
+    ResourceError
+        If the folder cannot be written.
+    """
+    for file in files:
+        held = held_file(file, search_dirs(folder))
+        if held is None or held.parent == folder:
+            continue
+        _log.info("copying %s", held)
+        copy_verified(file, held, folder)
+
+
+def held_file(file: PublishedFile, folders: Sequence[Path]) -> Path | None:
+    """The first verified copy of a file."""
     for path in (folder / file.name for folder in folders):
         if is_verified(path, file.sha256):
             return path
         if path.exists():
-            _log.warning("%s is not the published file (SHA-256 differs): left aside", path)
+            _tell_altered(path)
+    return None
+
+
+@functools.cache
+def _tell_altered(path: Path) -> None:
+    """Warn of a file, once."""
+    _log.warning("%s is not the published file (SHA-256 differs): left aside", path)
+
+
+def held_bundle(name: str, folder: Path | None = None) -> Path | None:
+    """Where the bundle of a published model is.
+
+    Parameters
+    ----------
+    name
+        Of the model.
+    folder
+        The only one to look in, in place of `resource_dirs`.
+    """
+    for kept in (folder,) if folder else resource_dirs():
+        if (kept / name / BUNDLE_CONFIG).is_file():
+            return kept / name
     return None
 
 
 def find_atlas_file(atlas: Atlas, role: str) -> Path:
-    """Published image of an atlas.
+    """Where a published image of an atlas is; fetched if need be.
 
     Parameters
     ----------
-    atlas
-        See `load_atlas`.
-    role
-        ``labels``, or ``volumes`` where there is one.
+    atlas, role
+        One of ``atlas.files``.
 
     Raises
     ------
@@ -174,12 +218,51 @@ def find_atlas_file(atlas: Atlas, role: str) -> Path:
     return find_files([file])[0]
 
 
-def fetchable() -> dict[str, str]:
-    """Names that ``kraken-model fetch`` knows, and what they are."""
-    models = {name: model.description for name, model in published_models().items()}
-    return models | {name: load_atlas(name).description for name in template_atlases()}
+def fetchable() -> dict[str, Fetchable]:
+    """What ``kraken-model fetch`` lists: models, atlases with images, and further files."""
+    atlases = [load_atlas(name) for name in atlas_names() if load_atlas(name).files]
+    rows = [
+        *(Fetchable(m.name, m.description, m.files, True) for m in published_models().values()),
+        *(Fetchable(a.name, a.description, tuple(dict(a.files).values())) for a in atlases),
+        *(Fetchable(e.name, e.description, e.files) for e in published_extras().values()),
+    ]
+    return {row.name: row for row in rows}
+
+
+def fetchable_by_name(name: str) -> Fetchable:
+    """What a name stands for: one of `fetchable`, or a file's exact name.
+
+    Raises
+    ------
+    UsageError
+        If it is none of them.
+    """
+    listed = fetchable()
+    if name in listed:
+        return listed[name]
+    if name in published_files():
+        return Fetchable(name, "one file", (published_files()[name],))
+    raise UsageError(f"'{name}' cannot be fetched", fix=suggest(name, listed) + ".")
+
+
+def fetchable_flavor(name: str) -> Fetchable:
+    """What a published flavor needs: checkpoint and transform.
+
+    Raises
+    ------
+    UsageError
+        If no published model has the flavor.
+    """
+    row = published_flavors().get(str(Flavor.parse(name)))
+    if row is None:
+        raise UsageError(
+            f"no published model has the flavor '{name}'",
+            where="--flavors",
+            fix=suggest(name, published_flavors()) + ".",
+        )
+    return Fetchable(name, f"of {row.model}", row.files)
 
 
 def template_atlases() -> tuple[str, ...]:
-    """Names of the atlases with published images."""
-    return tuple(name for name in atlas_names() if load_atlas(name).files)
+    """Names of the default atlases with published images."""
+    return tuple(name for name in default_atlas_names() if load_atlas(name).files)

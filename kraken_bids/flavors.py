@@ -24,6 +24,10 @@ class Recipe:
         The sidecar's ``RelationshipMeasure`` and ``MeasureUnits``.
     description
         The sidecar's ``MeasureDescription``.
+    is_measured
+        Whether it can be measured here, and not only be read and predicted.
+    other_meas
+        Label of the entity in files of the reference program, where it is another.
     """
 
     kind: str
@@ -32,6 +36,8 @@ class Recipe:
     measure: str
     units: str
     description: str
+    is_measured: bool = False
+    other_meas: str = ""
 
     @property
     def group(self) -> str:
@@ -44,18 +50,48 @@ class Recipe:
         return "func" if self.group == "FC" else "dwi"
 
 
+#: How the series of a functional connectome were filtered: part of ``meas-``, and in words.
+_FILTERS = {
+    "hpf": ("HPF", "high-pass filtered"),
+    "bpf": ("BPF", "band-pass filtered"),
+    "nofilt": ("NF", "not filtered in time"),
+}
+_GSR = ", grey-matter signal regressed"
+
+
+def _fc(kind: str, measure: str, *, gsr: str = "") -> tuple[Recipe, ...]:
+    """Recipes of a kind with each filter; those with the high-pass filter are measured."""
+    return tuple(
+        Recipe(kind, f"{name}{gsr}", f"{kind}{label}{gsr.upper()}", measure,
+               "correlation coefficient", f"denoised series, {text}{_GSR if gsr else ''}",
+               is_measured=name == "hpf")
+        for name, (label, text) in _FILTERS.items()
+    )  # fmt: skip
+
+
 def _sc(kind: str, algorithm: str) -> tuple[Recipe, ...]:
     count = f"streamlines of {algorithm} that end in both regions, scaled to 5 million selected"
     volume = "divided by the mean volume of the two regions in voxels of 1.25 mm"
+    icv = (
+        "divided by the volumes of the two regions, corrected for intracranial volume in a way "
+        "that is not published"
+    )
     weights = f"sum of SIFT2 weights of {algorithm} streamlines that end in both regions"
+    normalised, weighted = "volume-normalised streamline count", "SIFT2-weighted streamline count"
+    corrected = "corrected for intracranial volume"
     return (
-        Recipe(kind, "count", f"{kind}Count", "streamline count", "count", count),
-        Recipe(kind, "volnorm", f"{kind}VN", "volume-normalised streamline count",
-               "count/voxel", f"{count}, {volume}"),
-        Recipe(kind, "sift2", f"{kind}SIFT2", "SIFT2-weighted streamline count", "au", weights),
-        Recipe(kind, "sift2volnorm", f"{kind}SIFT2VN",
-               "volume-normalised SIFT2-weighted streamline count", "au/voxel",
-               f"{weights}, {volume}"),
+        Recipe(kind, "count", f"{kind}Count", "streamline count", "count", count,
+               is_measured=True),
+        Recipe(kind, "volnorm", f"{kind}VN", normalised, "count/voxel", f"{count}, {volume}",
+               is_measured=True),
+        Recipe(kind, "volnormicv", f"{kind}VNICV", f"{normalised}, {corrected}", "au",
+               f"{count}, {icv}"),
+        Recipe(kind, "sift2", f"{kind}SIFT2", weighted, "au", weights,
+               other_meas=f"{kind}SiftCount"),
+        Recipe(kind, "sift2volnorm", f"{kind}SIFT2VN", f"volume-normalised {weighted}",
+               "au/voxel", f"{weights}, {volume}", other_meas=f"{kind}SiftVN"),
+        Recipe(kind, "sift2volnormicv", f"{kind}SIFT2VNICV",
+               f"volume-normalised {weighted}, {corrected}", "au", f"{weights}, {icv}"),
     )  # fmt: skip
 
 
@@ -63,17 +99,25 @@ def _sc(kind: str, algorithm: str) -> tuple[Recipe, ...]:
 RECIPES: dict[tuple[str, str], Recipe] = {
     (recipe.kind, recipe.processing): recipe
     for recipe in (
-        Recipe("FCcorr", "hpf", "FCcorrHPF", "Pearson correlation", "correlation coefficient",
-               "denoised series, high-pass filtered"),
-        Recipe("FCcorr", "hpfgsr", "FCcorrHPFGSR", "Pearson correlation",
-               "correlation coefficient",
-               "denoised series, high-pass filtered, grey-matter signal regressed"),
-        Recipe("FCpcorr", "hpf", "FCpcorrHPF", "regularised partial correlation",
-               "correlation coefficient", "denoised series, high-pass filtered"),
+        *_fc("FCcorr", "Pearson correlation"),
+        *_fc("FCcorr", "Pearson correlation", gsr="gsr"),
+        *_fc("FCpcorr", "regularised partial correlation"),
         *_sc("SCifod2act", "iFOD2 with anatomical constraints"),
         *_sc("SCsdstream", "SD_STREAM"),
     )
-}  # fmt: skip
+}
+
+#: Those that are measured here; the others are only read and predicted.
+MEASURED_RECIPES: tuple[tuple[str, str], ...] = tuple(
+    key for key, recipe in RECIPES.items() if recipe.is_measured
+)
+
+#: Other spellings of the parts of a flavor's name, all of them the reference program's.
+ALIASES: dict[str, str] = {
+    "FCcov": "FCcorr",
+    "cocommpsuit439": "coco439",
+    "sift2count": "sift2",
+}
 
 #: Recipes of the published fifteen-flavor model, each combined with three atlases.
 CORE_RECIPES: tuple[tuple[str, str], ...] = (
@@ -130,7 +174,7 @@ class Flavor:
 
     @classmethod
     def parse(cls, name: str) -> Flavor:
-        """Read ``<kind>_<atlas>_<processing>``.
+        """Read ``<kind>_<atlas>_<processing>``, of which `ALIASES` has other spellings.
 
         Raises
         ------
@@ -138,7 +182,7 @@ class Flavor:
             If the kind or processing is unknown. Any atlas is accepted: whether a model has it
             is the model's matter.
         """
-        parts = name.split("_")
+        parts = [ALIASES.get(part, part) for part in name.split("_")]
         if len(parts) == 3 and (parts[0], parts[2]) in RECIPES and parts[1]:
             return cls(*parts)
         raise UsageError(
@@ -148,7 +192,7 @@ class Flavor:
 
     @classmethod
     def from_bids(cls, atlas: str, meas: str) -> Flavor:
-        """Read the BIDS labels of ``atlas-`` and ``meas-``.
+        """Read the BIDS labels of ``atlas-`` and ``meas-``, the reference program's included.
 
         Raises
         ------
@@ -156,7 +200,7 @@ class Flavor:
             If ``meas`` is not that of a known recipe.
         """
         for recipe in RECIPES.values():
-            if recipe.meas.lower() == meas.lower():
+            if meas.lower() in {recipe.meas.lower(), recipe.other_meas.lower()} - {""}:
                 return cls(recipe.kind, atlas, recipe.processing)
         known = (recipe.meas for recipe in RECIPES.values())
         raise UsageError(f"'meas-{meas}' is unknown", fix=suggest(meas, known) + ".")

@@ -100,6 +100,13 @@ def check_model(
     return dataclasses.replace(options, model_sha256=bundle.sha256)
 
 
+def _targets(options: TranslationOptions) -> tuple[str, ...]:
+    """All flavors of the model."""
+    from .model.bundle import open_bundle
+
+    return tuple(open_bundle(options.model_dir).flavors) if options.model_dir else ()
+
+
 def find_sessions(settings: Settings) -> tuple[CohortSession, ...]:
     """Find the measured connectomes of the cohort.
 
@@ -206,7 +213,7 @@ def _translate(
     claim_folder(work_dir)
     remove_temporary([dataset_dir])
     _, before = finished_outputs(dataset_dir, GROUP)
-    write_prediction_dataset(settings, sessions, dataset_dir)
+    write_prediction_dataset(settings, sessions, dataset_dir, targets=_targets(options))
     log_dir = dataset_dir / "logs" / run_id
     write_text(log_dir / "config.toml", config)
     write_text(log_dir / "CITATION.md", methods_text(settings))
@@ -304,7 +311,7 @@ def translate_participants(
             keys[session] = key
     if not keys:
         return
-    write_prediction_dataset(settings, tuple(keys), dataset_dir)
+    write_prediction_dataset(settings, tuple(keys), dataset_dir, targets=_targets(options))
     workflow = init_single_translations_wf(
         keys,
         options=options,

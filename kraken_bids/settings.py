@@ -110,6 +110,8 @@ class TranslationOptions:
         Label of the prediction data set.
     device
         ``auto``, ``cpu`` or ``cuda[:n]``.
+    relmat_format
+        ``tsv``: a table a predicted connectome; ``h5``: a file a session with all of them.
     """
 
     model_dir: Path | None = None
@@ -125,6 +127,7 @@ class TranslationOptions:
     predict_to: tuple[str, ...] = ()
     label: str = "default"
     device: str = "auto"
+    relmat_format: str = "tsv"
 
 
 @dataclass(frozen=True)

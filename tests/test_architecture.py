@@ -27,16 +27,17 @@ ALLOWED: dict[str, set[str]] = {
     ".plan": {".errors"},
     ".machine": {".errors"},
     ".download": {".errors", ".atlases"},
-    ".fetch": {".errors", ".atlases", ".download"},
+    ".published": {".errors", ".flavors", ".atlases"},
+    ".fetch": {".errors", ".flavors", ".atlases", ".download", ".published"},
     ".connectome": {".errors", ".flavors", "numpy", "scipy"},
-    ".model": {".errors", ".flavors", ".download", ".fetch", ".connectome",
-               "numpy", "scipy", "torch", "safetensors", "h5py"},
+    ".model": {".errors", ".flavors", ".download", ".fetch", ".published", ".connectome",
+               ".formats", "numpy", "scipy", "torch", "safetensors", "h5py"},
     ".formats": {".errors", ".flavors", ".atlases", ".connectome", ".bids",
-                 "numpy", "scipy", "h5py", "zlib_ng"},
+                 "numpy", "scipy", "h5py", "zlib_ng", "orjson"},
     ".images": {".errors", ".plan",
                 "numpy", "scipy", "nibabel", "nitransforms", "h5py", "zlib_ng"},
     ".bids": {".errors", ".flavors", ".atlases", ".plan", ".settings",
-              "numpy", "nibabel", "bids"},
+              "numpy", "nibabel", "bids", "orjson", "h5py"},
     ".completion": {".errors", ".bids"},
     ".boilerplate": {".errors", ".flavors", ".atlases", ".settings"},
     ".report": {".errors", ".flavors", ".atlases", ".bids",
@@ -52,7 +53,11 @@ ALLOWED: dict[str, set[str]] = {
 #: Modules that only the command lines are made of; they may import any part but the demo.
 PROGRAMS = {".cli", ".arguments", ".run", ".run_group", ".model_commands", ".__main__"}
 #: Narrower than a whole part: what of it may be used.
-ONLY = {(".workflows", ".bids"): {"kraken_bids.bids.names"}}
+ONLY = {
+    (".workflows", ".bids"): {"kraken_bids.bids.names"},
+    # what readers give and writers take, not how: the model knows no file format
+    (".model", ".formats"): {"kraken_bids.formats.inputs", "kraken_bids.formats.outputs"},
+}
 #: Loaded inside functions only, so that `--help` stays quick and workers stay small.
 LAZY = {"torch", "nilearn", "matplotlib", "bids"}
 LAZY_HOMES = {".model": {"torch"}, ".demo": {"nilearn"}}

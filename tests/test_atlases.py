@@ -7,11 +7,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from kraken_bids.atlases import atlas_names, load_atlas
+from kraken_bids.atlases import atlas_names, default_atlas_names, load_atlas
 from kraken_bids.download import is_verified
 from kraken_bids.errors import UsageError
+from kraken_bids.flavors import CORE_ATLASES
 
-N_REGIONS = {"fs86": 86, "shen268": 268, "coco439": 439}
+N_REGIONS = {"fs86": 86, "cocoyeo243": 243, "shen268": 268, "coco439": 439}
 #: FreeSurfer's codes: left and right subcortex, then cortex without corpus callosum (4).
 CORTEX = [1, 2, 3, *range(5, 36)]
 FS86_CODES = [
@@ -31,6 +32,11 @@ def test_atlases_come_the_smallest_first():
     assert atlas_names() == tuple(N_REGIONS)
 
 
+def test_atlases_of_the_published_model_are_the_default():
+    assert default_atlas_names() == CORE_ATLASES
+    assert not load_atlas("cocoyeo243").is_default
+
+
 def test_unknown_atlas_is_refused_with_a_suggestion():
     with pytest.raises(UsageError, match=r"'fs68' is unknown.*Did you mean 'fs86'\?"):
         load_atlas("fs68")
@@ -46,7 +52,7 @@ def test_regions_are_numbered_and_named_once(name):
     assert all(region.name and not re.search(r"[\s,]", region.name) for region in atlas.regions)
 
 
-@pytest.mark.parametrize("name", ["shen268", "coco439"])
+@pytest.mark.parametrize("name", ["cocoyeo243", "shen268", "coco439"])
 def test_template_atlases_are_coded_by_index(name):
     regions = load_atlas(name).regions
     assert [region.code for region in regions] == [region.index for region in regions]
@@ -76,6 +82,20 @@ def test_hemispheres_of_coco439_follow_the_regions():
     # Cerebellum: lobules I-IV and V have no vermis, the eight others have L, V and R.
     cerebellum = [region.hemisphere for region in regions[54:81]]
     assert {side: cerebellum.count(side) for side in "LRB"} == {"L": 10, "R": 10, "B": 7}
+
+
+def test_hemispheres_of_cocoyeo243_follow_the_regions():
+    regions = load_atlas("cocoyeo243").regions
+    sides = "".join(region.hemisphere for region in regions)
+    # Subcortex (8 a side), cerebellum (10, 10 and the vermis), cortex (100 a side).
+    assert sides == "L" * 8 + "R" * 8 + "L" * 10 + "R" * 10 + "B" * 7 + "R" * 100 + "L" * 100
+    names = [region.name for region in regions]
+    assert names[0] == "Left-Thalamus-Proper"
+    assert names[36:43] == [
+        f"Cbm_Vermis_{lobule}" for lobule in ["VI", "CrusII", "VIIb", "VIIIa", "VIIIb", "IX", "X"]
+    ]
+    assert all(name.startswith("rh.7Networks_") for name in names[43:143])
+    assert all(name.startswith("lh.7Networks_") for name in names[143:])
 
 
 @pytest.mark.parametrize("name", N_REGIONS)
@@ -110,7 +130,7 @@ def test_published_images_hold_every_region(name, file):
 
 
 @needs_images
-@pytest.mark.parametrize("name", ["shen268", "coco439"])
+@pytest.mark.parametrize("name", ["cocoyeo243", "shen268", "coco439"])
 def test_hemispheres_are_those_of_the_published_image(name):
     atlas = load_atlas(name)
     image = nib.load(Path(shared_dir) / "atlases" / atlas.file("labels").name)

@@ -107,6 +107,28 @@ def test_wrong_values_are_explained(read, words, error, message):
         read(*words)
 
 
+def test_atlases_of_the_published_model_are_measured_by_default(read):
+    assert read().atlases == ("fs86", "shen268", "coco439")
+    assert read("--atlases", "cocoyeo243", "fs86").atlases == ("fs86", "cocoyeo243")
+    assert "cocoyeo243" in read("--flavors", "FCcorr_cocoyeo243_hpf").atlases
+
+
+def test_flavors_that_are_not_measured_are_refused_where_they_would_have_to_be(folders, read):
+    words = ["--flavors", "SCifod2act_fs86_sift2"]
+    with pytest.raises(UsageError, match=r"SCifod2act_fs86_sift2' cannot be measured.*volnorm"):
+        read(*words)
+    parser = make_parser()
+    words = [*folders, "group", "--model", str(folders[0]), *words]
+    with pytest.raises(KrakenBIDSError) as caught:  # the folder is no model
+        settings_from(parser.parse_args(words), parser)
+    assert "cannot be measured" not in str(caught.value)
+
+
+def test_lambda_of_any_atlas_is_kept(read):
+    given = dict(read("--pcorr-lambda", "cocoyeo243=0.2", "fs86=0.1").functional.pcorr_lambda)
+    assert given == {"fs86": 0.1, "shen268": 0.06, "coco439": 0.06, "cocoyeo243": 0.2}
+
+
 def test_all_problems_are_told_together(read):
     with pytest.raises(Problems) as caught:
         read("--atlases", "fs68", "--streamlines", "many", "-d", "qsiprep=/nowhere/at/all")
@@ -138,7 +160,9 @@ def test_output_folder_must_not_be_the_input(folders):
 def test_configuration_round_trips(folders, tmp_path):
     parser = make_parser()
     words = [*folders, "participant", "-w", str(tmp_path / "w")]
-    typed = parser.parse_args([*words, "--sloppy", "--streamlines", "20k", "--nprocs", "2"])
+    typed = parser.parse_args([
+        *words, "--sloppy", "--streamlines", "20k", "--nprocs", "2", "--relmat-format", "h5"
+    ])  # fmt: skip
     file = tmp_path / "options.toml"
     file.write_text(config_text(typed))
     again = parser.parse_args([*folders, "participant", "--config-file", str(file)])
@@ -149,6 +173,13 @@ def test_unknown_key_of_a_configuration_is_refused(read, tmp_path):
     file = tmp_path / "options.toml"
     file.write_text("streamline = '5M'\n")
     with pytest.raises(UsageError, match="Did you mean 'streamlines'"):
+        read("--config-file", str(file))
+
+
+def test_unknown_value_of_a_configuration_is_refused(read, tmp_path):
+    file = tmp_path / "options.toml"
+    file.write_text("relmat-format = 'h6'\n")
+    with pytest.raises(UsageError, match="'h6' is no format of connectomes"):
         read("--config-file", str(file))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import __version__
-from ..atlases import Atlas, atlas_names, load_atlas
+from ..atlases import Atlas, atlas_names, default_atlas_names, load_atlas
 from ..errors import InputError
 from ..flavors import Flavor
 from ..plan import CohortSession
@@ -149,7 +149,11 @@ def write_measured_dataset(settings: Settings) -> list[Path]:
 
 
 def write_prediction_dataset(
-    settings: Settings, sessions: Iterable[CohortSession], dataset_dir: Path
+    settings: Settings,
+    sessions: Iterable[CohortSession],
+    dataset_dir: Path,
+    *,
+    targets: Iterable[str] = (),
 ) -> list[Path]:
     """Write the root files of a data set of predictions.
 
@@ -162,11 +166,12 @@ def write_prediction_dataset(
         The cohort.
     dataset_dir
         Root of the data set.
+    targets
+        Flavors that the model predicts where none are asked for: their atlases are described.
     """
     sessions = tuple(sessions)
     measured = _measured_description(settings.output_dir)
     options = settings.translation
-    targets = {Flavor.parse(name).atlas for name in options.predict_to}
     labels = {
         **PREDICTION_LABELS,
         **{name: f"From the fusion {name}" for name, _ in options.fusions
@@ -187,11 +192,11 @@ def write_prediction_dataset(
             source_datasets=tuple(measured.get("SourceDatasets", ())),
             license=str(measured.get("License", "")),
             authors=tuple(measured.get("Authors", ())),
-            atlases=tuple(name for name in atlas_names() if not targets or name in targets),
+            atlases=_target_atlases(options.predict_to or targets),
             labels=tuple(labels.items()),
             outputs=(
                 "latent",
-                "prediction",
+                "prediction_file" if options.relmat_format == "h5" else "prediction",
                 "cohort_latent",
                 "adaptation",
                 "cohort_mean",
@@ -202,6 +207,12 @@ def write_prediction_dataset(
     if settings.level == "group":
         written += _write_participants(dataset_dir, sessions)
     return written
+
+
+def _target_atlases(targets: Iterable[str]) -> tuple[str, ...]:
+    """Atlases of flavors, those known here; without flavors the default ones."""
+    asked = {name.split("_")[1] for name in targets if name.count("_") == 2}
+    return tuple(name for name in atlas_names() if name in (asked or default_atlas_names()))
 
 
 def _flavor_labels(names: Iterable[str]) -> dict[str, str]:

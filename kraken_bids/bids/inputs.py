@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from ..atlases import Atlas, atlas_names, load_atlas
+from ..atlases import Atlas, atlas_names, default_atlas_names, load_atlas
 from ..errors import InputError, KrakenBIDSError, Problems, UsageError
 from ..flavors import Flavor
 from ..plan import DiffusionRun, FunctionalRun, SessionPlan
@@ -118,7 +118,7 @@ def plan_sessions(
 
 def wanted_atlases(settings: Settings) -> dict[str, tuple[str, ...]]:
     """Atlases by datatype (``func``, ``dwi``), as modalities, atlases and flavors ask for them."""
-    atlases = settings.atlases or atlas_names()
+    atlases = settings.atlases or default_atlas_names()
     flavors = [Flavor.parse(name) for name in settings.flavors]
     wanted = {}
     for datatype in settings.modalities:

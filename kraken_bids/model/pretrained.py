@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ..download import Progress
 from ..errors import ResourceError, UsageError, suggest
-from ..fetch import PublishedModel, find_files, published_models, resource_dir, resource_dirs
-from .bundle import CONFIG_NAME, convert_checkpoint
+from ..fetch import BUNDLE_CONFIG, find_files, held_bundle, resource_dir
+from ..published import PublishedModel, published_models
+from .bundle import convert_checkpoint
 
 _log = logging.getLogger(__name__)
 
@@ -38,9 +39,9 @@ def find_model(
     """
     given = Path(name_or_dir).expanduser()
     if given.is_dir():
-        if not (given / CONFIG_NAME).is_file():
+        if not (given / BUNDLE_CONFIG).is_file():
             raise ResourceError(
-                f"is no model bundle: it has no {CONFIG_NAME}",
+                f"is no model bundle: it has no {BUNDLE_CONFIG}",
                 where=str(given),
                 fix="Give a folder that kraken-model convert, train or fetch has made.",
             )
@@ -52,10 +53,9 @@ def find_model(
             where="--model",
             fix=suggest(str(name_or_dir), published_models()) + ".",
         )
-    for kept in (folder,) if folder else resource_dirs():
-        if (kept / model.name / CONFIG_NAME).is_file():
-            return kept / model.name
-    return _make_bundle(model, folder or resource_dir(), progress=progress)
+    return held_bundle(model.name, folder) or _make_bundle(
+        model, folder or resource_dir(), progress=progress
+    )
 
 
 def _make_bundle(model: PublishedModel, folder: Path, *, progress: Progress | None) -> Path:

@@ -23,6 +23,7 @@ from kraken_bids.bids.dataset import (
     write_prediction_dataset,
 )
 from kraken_bids.bids.names import output_path
+from kraken_bids.bids.predictions import add_to_session_file, save_session_sidecar
 from kraken_bids.bids.sidecars import (
     connectome_sidecar,
     labels_sidecar,
@@ -153,6 +154,21 @@ def test_the_cohort_is_the_participants_table_of_the_predictions(settings):
     assert names == ["kraken-bids", "fMRIPrep", "QSIPrep"]
 
 
+@pytest.mark.parametrize(
+    ("targets", "atlases"),
+    [
+        ((), {"fs86", "shen268", "coco439"}),
+        (("FCcorr_cocoyeo243_hpf", "FCcorr_fs86_hpf", "other"), {"cocoyeo243", "fs86"}),
+    ],
+    ids=["default", "of the model"],
+)
+def test_atlases_that_a_model_predicts_are_described(settings, targets, atlases):
+    dataset_dir = settings.output_dir / "derivatives" / "krakencoder-x"
+    write_prediction_dataset(settings, (), dataset_dir, targets=targets)
+    found = {path.name.split("_")[0] for path in dataset_dir.glob("atlas-*_dseg.tsv")}
+    assert found == {f"atlas-{name}" for name in atlases}
+
+
 def test_labels_of_own_fusions_are_explained(settings):
     options = TranslationOptions(
         fusions=(("mine", ("all",)),), predict_from=("mine", "FCcorr_fs86_hpf")
@@ -216,7 +232,7 @@ def _save_series(root, entities, atlas):
     for desc in ("hpf", "hpfgsr"):
         path = root / output_path("timeseries", entities, space="T1w", atlas=atlas, desc=desc)
         rows = format_rows(np.zeros((3, len(names))))
-        path.write_text("\n".join(["\t".join(names), *rows]) + "\n")
+        path.write_bytes(b"\n".join(["\t".join(names).encode(), *rows]) + b"\n")
         write_json(path.with_suffix(".json"), timeseries_sidecar(atlas, desc))
 
 
@@ -248,6 +264,11 @@ def save_predicted(settings):
             )  # fmt: skip
             write_connectome(path, np.eye(len(region_names)), region_names)
             write_json(path.with_suffix(".json"), prediction_sidecar(flavor, source=source))
+    edges = np.ones(3655, dtype=np.float32)
+    stored = add_to_session_file(
+        root, (("sub", "01"),), source="fusion", target=str(FLAVORS[0]), edges=edges, provenance={}
+    )
+    save_session_sidecar(root, (("sub", "01"),), [stored])
     (root / "group.html").write_text("x")
     return root
 
