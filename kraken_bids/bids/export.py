@@ -27,10 +27,10 @@ from .writers import (
     MISSING,
     atomic_path,
     format_rows,
+    write_bytes,
     write_connectome,
     write_json,
     write_table,
-    write_text,
 )
 
 _log = logging.getLogger(__name__)
@@ -123,8 +123,8 @@ def save_timeseries(target: Target, timeseries_file: Path) -> list[Path]:
         for name in sorted(series.files):
             atlas, _, desc = name.partition("_")
             path = target.path("timeseries", space=target.space, atlas=atlas, desc=desc)
-            header = "\t".join(load_atlas(atlas).region_names)
-            write_text(path, "\n".join([header, *format_rows(series[name])]) + "\n")
+            header = "\t".join(load_atlas(atlas).region_names).encode()
+            write_bytes(path, b"\n".join([header, *format_rows(series[name])]) + b"\n")
             sidecar = timeseries_sidecar(
                 atlas, desc, sources=target.sources, quality=target.quality
             )

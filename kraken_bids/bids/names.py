@@ -61,6 +61,8 @@ OUTPUTS: dict[str, Output] = {
     "latent": Output("session", "latent", ".tsv", (), "latents, a row a source"),
     "prediction": Output("{datatype}", "relmat", ".tsv", ("atlas", "meas", "desc"),
                          "predicted connectome"),
+    "prediction_file": Output("session", "relmat", ".h5", (),
+                              "all predicted connectomes of a session"),
     "figure": Output("figures", "{suffix}", ".png", ("desc",), "figure of the participant's page"),
     "cohort_latent": Output("group", "latent", ".tsv", ("desc",),
                             "latents of the cohort, a row a participant"),

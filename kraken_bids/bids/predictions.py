@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,26 +16,32 @@ from ..atlases import load_atlas
 from ..errors import UsageError
 from ..flavors import Flavor
 from ..plan import Entities
-from .names import output_path
+from .names import format_entities, output_path
+from .prediction_file import add_prediction
 from .sidecars import latent_sidecar, prediction_sidecar
 from .writers import write_connectome, write_json, write_table
-
-#: Significant digits of latents and matrices: those of the model's float32 numbers.
-DIGITS = 7
 
 
 def source_label(source: str) -> str:
     """BIDS label of a source: of a flavor its own, of a fusion its name.
 
+    What is no letter or digit is left out, and the letter after it becomes a capital.
+
     Examples
     --------
-    >>> source_label("fusionSC"), source_label("FCcorr_fs86_hpf")
-    ('fusionSC', 'FCcorrHPFfs86')
+    >>> source_label("fusionSC"), source_label("FCcorr_fs86_hpf"), source_label("fusion.noself")
+    ('fusionSC', 'FCcorrHPFfs86', 'fusionNoself')
     """
     try:
         return Flavor.parse(source).label
     except UsageError:
-        return source
+        first, *others = re.split(r"[^A-Za-z0-9]+", source)
+        return first + "".join(other[:1].upper() + other[1:] for other in others)
+
+
+def diagonal(flavor: str) -> float:
+    """Value on the diagonal of a flavor's matrices: 1 for correlations, else 0."""
+    return 1.0 if Flavor.parse(flavor).kind == "FCcorr" else 0.0
 
 
 def session_entities(participant: str, session: str | None) -> Entities:
@@ -77,12 +84,9 @@ def save_latents(
         Keyword arguments of `kraken_bids.bids.sidecars.latent_sidecar`.
     """
     path = root / output_path("latent", entities)
-    rows = [
-        [source, int(n), *latent]
-        for source, n, latent in zip(sources, n_inputs, latents, strict=True)
-    ]
+    rows = [(source, int(n)) for source, n in zip(sources, n_inputs, strict=True)]
     columns = ["source", "n_inputs", *latent_columns(latents.shape[1])]
-    write_table(path, columns, rows, digits=DIGITS)
+    write_table(path, columns, rows, numbers=latents)
     return [path, _sidecar(path, latent_sidecar(**provenance))]
 
 
@@ -94,6 +98,7 @@ def save_prediction(
     target: str,
     matrix: NDArray[np.floating],
     provenance: Mapping[str, Any],
+    region_names: Sequence[str] = (),
 ) -> list[Path]:
     """Write one predicted connectome.
 
@@ -109,6 +114,8 @@ def save_prediction(
         (n_regions, n_regions).
     provenance
         Keyword arguments of `kraken_bids.bids.sidecars.prediction_sidecar`.
+    region_names
+        (n_regions,); empty: those of the atlas.
     """
     flavor = Flavor.parse(target)
     path = root / output_path(
@@ -119,11 +126,78 @@ def save_prediction(
         meas=flavor.meas,
         desc=source_label(source),
     )
-    write_connectome(path, matrix, load_atlas(flavor.atlas).region_names, digits=DIGITS)
+    names = region_names or load_atlas(flavor.atlas).region_names
+    write_connectome(path, matrix, names)
     sidecar = prediction_sidecar(flavor, source=source, **provenance)
     # A linear decoder may predict less than no streamlines.
     sidecar["NonNegative"] = bool(np.nanmin(matrix) >= 0)
     return [path, _sidecar(path, sidecar)]
+
+
+def add_to_session_file(
+    root: Path,
+    entities: Entities,
+    *,
+    source: str,
+    target: str,
+    edges: NDArray[np.floating],
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Add one predicted connectome to the HDF5 file of a session.
+
+    Parameters
+    ----------
+    root, entities, source, target, provenance
+        As for `save_prediction`.
+    edges
+        (n_edges,).
+
+    Returns
+    -------
+    dict
+        What the sidecar is to say of it: see `save_session_sidecar`.
+    """
+    path = root / output_path("prediction_file", entities)
+    participant = format_entities(entities).removeprefix("sub-")
+    add_prediction(path, participant, source=source, target=target, edges=edges)
+    sidecar = prediction_sidecar(Flavor.parse(target), source=source, **provenance)
+    sidecar["NonNegative"] = bool(np.nanmin(edges) >= 0)
+    sidecar["StorageFormat"] = "Upper triangle without diagonal, row by row"
+    return sidecar
+
+
+def save_session_sidecar(
+    root: Path, entities: Entities, sidecars: Sequence[Mapping[str, Any]]
+) -> Path:
+    """Write the sidecar of a session's HDF5 file: what all predictions share, then each.
+
+    Parameters
+    ----------
+    root, entities
+        As for `save_prediction`.
+    sidecars
+        What `add_to_session_file` returned, of one prediction or more.
+    """
+    shared = {
+        key: value
+        for key, value in sidecars[0].items()
+        if all(key in one and one[key] == value for one in sidecars)
+    }
+    left_out = {"Description", *shared}
+    content = {
+        **shared,
+        "Description": "Connectomes predicted by the Krakencoder: a data set (1, n_edges) each, "
+        "/<PredictionSource>/<KrakencoderFlavor>",
+        "Predictions": [
+            {
+                "PredictionSource": one["PredictionSource"],
+                "KrakencoderFlavor": one["KrakencoderFlavor"],
+                **{key: value for key, value in one.items() if key not in left_out},
+            }
+            for one in sidecars
+        ],
+    }
+    return _sidecar(root / output_path("prediction_file", entities), content)
 
 
 def save_cohort_latents(
@@ -153,13 +227,14 @@ def save_cohort_latents(
         Keyword arguments of `kraken_bids.bids.sidecars.latent_sidecar`.
     """
     path = root / output_path("cohort_latent", desc=source_label(source))
+    present = ~np.isnan(latents).any(axis=1)
     rows = [
-        [*identity_cells(*session), int(n), *latent]
-        for session, latent, n in zip(sessions, latents, n_inputs, strict=True)
-        if not np.isnan(latent).any()
+        (*identity_cells(*session), int(n))
+        for session, n, is_present in zip(sessions, n_inputs, present, strict=True)
+        if is_present
     ]
     columns = ["participant_id", "session_id", "n_inputs", *latent_columns(latents.shape[1])]
-    write_table(path, columns, rows, digits=DIGITS)
+    write_table(path, columns, rows, numbers=latents[present])
     return [path, _sidecar(path, latent_sidecar(cohort=True, **provenance))]
 
 
@@ -169,7 +244,7 @@ def save_cohort_mean(
     """Write the mean measured connectome of a flavor, (n_regions, n_regions)."""
     flavor = Flavor.parse(name)
     path = root / output_path("cohort_mean", atlas=flavor.atlas, meas=flavor.meas, stat="mean")
-    write_connectome(path, matrix, load_atlas(flavor.atlas).region_names, digits=DIGITS)
+    write_connectome(path, matrix, load_atlas(flavor.atlas).region_names)
     recipe = flavor.recipe
     sidecar = {
         "Description": "Mean measured connectome of the cohort, before adaptation",

@@ -32,6 +32,12 @@ SPATIAL_REFERENCES: dict[str, str] = {
     "boldref": "Reference image of the functional run",
 }
 
+#: Scale of predicted edges: as the model predicts them, or mapped back through the adaptation.
+SCALES: dict[str, str] = {
+    "training": "the model's training data",
+    "input": "the connectomes given as input",
+}
+
 #: Keys of a connectome's sidecar by the quality measure that they repeat.
 QUALITY_KEYS: dict[str, dict[str, str]] = {
     "FC": {
@@ -117,6 +123,7 @@ def prediction_sidecar(
     cohort_size: int | None = None,
     missing_regions: Mapping[str, Sequence[str]] | None = None,
     filled_edges: Mapping[str, int] | None = None,
+    scale: str = "training",
 ) -> dict[str, Any]:
     """Sidecar of a predicted connectome.
 
@@ -137,13 +144,15 @@ def prediction_sidecar(
     cohort_size
         Sessions that the adaptation was fitted on.
     missing_regions
-        Names by atlas of regions that the measured connectomes lack.
+        Names by atlas of regions that the measured connectomes lack; None if that is not known.
     filled_edges
-        Edges filled with the training mean, by flavor.
+        Edges filled with the training mean, by flavor; likewise.
+    scale
+        A key of `SCALES`.
     """
     return {
         "Description": f"Connectome of atlas {flavor.atlas} predicted by the Krakencoder from "
-        f"{source}, in the scale of the model's training data",
+        f"{source}, in the scale of {SCALES[scale]}",
         **_matrix_keys(flavor),
         "Sources": list(sources),
         "Predicted": True,
@@ -333,9 +342,11 @@ def _model_keys(
         "Model": {"Name": name, "SHA256": sha256},
         "Adaptation": adaptation,
         "Software": SOFTWARE,
-        "MissingRegions": {atlas: list(names) for atlas, names in (missing_regions or {}).items()},
-        "FilledEdges": dict(filled_edges or {}),
     }
+    if missing_regions is not None:
+        keys["MissingRegions"] = {atlas: list(names) for atlas, names in missing_regions.items()}
+    if filled_edges is not None:
+        keys["FilledEdges"] = dict(filled_edges)
     if adaptation_file is not None:
         keys["AdaptationFile"] = adaptation_file
     if cohort_size is not None:

@@ -55,7 +55,8 @@ class Wanted:
     Parameters
     ----------
     n_edges
-        Number of edges by flavor, of the flavors that the model has.
+        Number of edges by flavor, of the flavors that the model has. Empty where there is no
+        model: then any flavor of any size is wanted.
     latent_size
         Number of values of a latent; 0 where latents are not wanted.
     name

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,3 +67,81 @@ class PredictionWriter(Protocol):
 
     def add_connectomes(self, decoded: Decoded) -> None:
         """Write a source's predictions of a target."""
+
+
+@dataclass(frozen=True, eq=False)
+class OutputFacts:
+    """What writers know of a run before it starts: what will come, and where it comes from.
+
+    Parameters
+    ----------
+    n_edges
+        Number of edges by flavor, of the targets at least.
+    latent_size
+        Number of values of a latent.
+    connectomes
+        Source and target of every prediction that will be handed over, in any order.
+    latents
+        Sources whose latents will be handed over.
+    model_name, model_sha256
+        The model (for the reference's layout, its path or address) and its weights.
+    inputs
+        File by flavor or name of latents.
+    fusions
+        Members by name.
+    available
+        By flavor or name of latents, (n participants,) of truth values: who has it. Empty if
+        not known; then all count as having all inputs.
+    adaptation
+        Mode.
+    scale
+        ``training``, or ``input`` where predictions are mapped back through the adaptation.
+    square
+        Whether to write matrices (n, R, R) with a diagonal of NaN in place of edges, where a
+        format has both.
+    provenance
+        Whatever else is worth keeping: plain values by name.
+    """
+
+    n_edges: Mapping[str, int]
+    latent_size: int
+    connectomes: Sequence[tuple[str, str]] = ()
+    latents: Sequence[str] = ()
+    model_name: str = ""
+    model_sha256: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    fusions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    available: Mapping[str, Sequence[bool] | NDArray[np.bool_]] = field(default_factory=dict)
+    adaptation: str = "none"
+    scale: str = "training"
+    square: bool = False
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Sources of latents and connectomes, in the order in which they are first named."""
+        return tuple(dict.fromkeys([*self.latents, *(source for source, _ in self.connectomes)]))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Flavors predicted, in the order in which they are first named."""
+        return tuple(dict.fromkeys(target for _, target in self.connectomes))
+
+    def members(self, source: str) -> tuple[str, ...]:
+        """Inputs that a source rests on; a fusion's variant has the members of the fusion."""
+        return tuple(self.fusions.get(source, self.fusions.get(source.split(".")[0], (source,))))
+
+    def as_plain(self) -> dict[str, Any]:
+        """Write where predictions come from in values that JSON has."""
+        return {
+            "Model": {"Name": self.model_name, "SHA256": self.model_sha256},
+            "Adaptation": self.adaptation,
+            "Scale": self.scale,
+            "Inputs": dict(self.inputs),
+            "Fusions": {name: list(members) for name, members in self.fusions.items()},
+            **self.provenance,
+        }
+
+
+#: Opens a file or folder for predictions of some participants: path, their ids, facts.
+OpenWriter = Callable[[Path, Sequence[str], OutputFacts], AbstractContextManager[PredictionWriter]]

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from ..bids.names import output_path
 from ..bids.predictions import (
     QualityRow,
+    diagonal,
     identity_cells,
     save_cohort_latents,
     save_cohort_mean,
@@ -36,7 +37,6 @@ from ..connectome.adaptation import ADAPTATIONS
 from ..connectome.edges import edges_to_matrix
 from .translation import (
     ModelInputSpec,
-    diagonal,
     identity,
     load_fitted,
     open_plan,

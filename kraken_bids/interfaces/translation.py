@@ -27,7 +27,15 @@ from numpy.typing import NDArray
 
 from ..atlases import atlas_names, load_atlas
 from ..bids.names import output_path
-from ..bids.predictions import identity_cells, save_latents, save_prediction, session_entities
+from ..bids.predictions import (
+    add_to_session_file,
+    diagonal,
+    identity_cells,
+    save_latents,
+    save_prediction,
+    save_session_sidecar,
+    session_entities,
+)
 from ..bids.sidecars import bids_uri
 from ..bids.writers import read_connectome, write_json
 from ..connectome.adaptation import ADAPTATIONS
@@ -279,11 +287,6 @@ def fitted_adaptation(adaptation: str) -> dict[str, str]:
     return {"adaptation_file": adaptation}
 
 
-def diagonal(flavor: str) -> float:
-    """Value on the diagonal of a flavor's matrices: 1 for correlations, else 0."""
-    return 1.0 if Flavor.parse(flavor).kind == "FCcorr" else 0.0
-
-
 class _TranslateInputSpec(ModelInputSpec):
     sessions = traits.List(traits.Dict, mandatory=True, desc="sessions, see plain_session")
     edges_file = File(exists=True, mandatory=True, desc="edges of these sessions")
@@ -294,6 +297,7 @@ class _TranslateInputSpec(ModelInputSpec):
     sources_name = traits.Str(desc="name of that data set in DatasetLinks")
     device = traits.Str("cpu", usedefault=True, desc="where to compute")
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="count against GPU slots")
+    relmat_format = traits.Enum("tsv", "h5", usedefault=True, desc="tables, or a file a session")
 
 
 class _TranslateOutputSpec(TraitedSpec):
@@ -328,6 +332,7 @@ class _Translation:
         with np.load(inputs.edges_file, allow_pickle=False) as stored:
             self.measured = {flavor: stored[flavor] for flavor in self.plan.flavors}
         self.adaptations = None
+        self.sidecars: dict[int, list[dict[str, Any]]] = {}
         if isdefined(inputs.adaptation_file):
             self.adaptations = load_fitted(Path(inputs.adaptation_file), self.bundle)
 
@@ -357,6 +362,10 @@ class _Translation:
             key=lambda prediction: prediction.target,
         ):
             sums |= self._finish_target(target, predictions)
+        for row, sidecars in self.sidecars.items():
+            save_session_sidecar(
+                self.root, session_entities(*identity(self.sessions[row])), sidecars
+            )
         sums |= {f"latent/{name}": latent for name, latent in latents.items()}
         sums |= {f"n_inputs/{name}": n for name, n in n_inputs.items()}
         return sums | {f"filled/{name}": n for name, n in self.adapted.n_filled.items()}
@@ -431,14 +440,21 @@ class _Translation:
 
     def _save_prediction(self, row: int, prediction: Any) -> None:
         members = self._members(row, prediction.source)
+        entities = session_entities(*identity(self.sessions[row]))
+        source, target, edges = prediction.source, prediction.target, prediction.edges[row]
+        provenance = {**self._provenance(row, members), "predicted_from": members}
+        if self.inputs.relmat_format == "h5":
+            sidecar = add_to_session_file(
+                self.root, entities, source=source, target=target, edges=edges,
+                provenance=provenance,
+            )  # fmt: skip
+            self.sidecars.setdefault(row, []).append(sidecar)
+            return
+        matrix = edges_to_matrix(edges, diagonal=diagonal(target))
         save_prediction(
-            self.root,
-            session_entities(*identity(self.sessions[row])),
-            source=prediction.source,
-            target=prediction.target,
-            matrix=edges_to_matrix(prediction.edges[row], diagonal=diagonal(prediction.target)),
-            provenance={**self._provenance(row, members), "predicted_from": members},
-        )
+            self.root, entities, source=source, target=target, matrix=matrix,
+            provenance=provenance,
+        )  # fmt: skip
 
     def _provenance(self, row: int, members: Sequence[str]) -> dict[str, Any]:
         """What a sidecar says of the model and of the flavors used."""

@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bids.prediction_file import find_predictions, read_matrix
+from ..bids.predictions import diagonal, source_label
+from ..bids.writers import read_connectome
+from ..errors import KrakenBIDSError, UsageError
 from ..flavors import RECIPES, Flavor
 
 #: Entities that all files of a session share, or that say what a file is.
@@ -34,17 +40,35 @@ class FoundMatrix:
         Entities of its name.
     sidecar
         Its JSON; empty where there is none.
+    stored_source
+        In a file of all predictions of a session: the source that it stands under. Else empty.
     """
 
     flavor: Flavor
     file: Path
     entities: Mapping[str, str]
     sidecar: Mapping[str, Any]
+    stored_source: str = ""
 
     @property
     def source(self) -> str:
         """What a prediction was made from; empty for a measured connectome."""
         return self.entities.get("desc", "")
+
+    def read(self) -> NDArray[np.float64]:
+        """Read the matrix, (n_regions, n_regions).
+
+        Raises
+        ------
+        InputError
+            If the file is damaged.
+        """
+        if not self.stored_source:
+            return read_connectome(self.file)[0]
+        target = str(self.flavor)
+        return read_matrix(
+            self.file, source=self.stored_source, target=target, diagonal=diagonal(target)
+        )
 
 
 @dataclass(frozen=True)
@@ -212,6 +236,11 @@ def read_session(dataset_dir: Path, participant: str, session: str | None) -> Fo
             continue
         matrices.append(FoundMatrix(flavor, file, entities, read_json(file.with_suffix(".json"))))
     stem = f"sub-{participant}_" + (f"ses-{session}_" if session else "")
+    for file in folder.glob("*_relmat.h5"):
+        try:
+            matrices += _stored(file)
+        except KrakenBIDSError as error:
+            unreadable.append(f"{file.name}: {error}")
     return FoundSession(
         participant,
         session,
@@ -226,6 +255,23 @@ def read_session(dataset_dir: Path, participant: str, session: str | None) -> Fo
         figures=tuple(sorted(figures_dir.glob(f"{stem}*.png"))),
         unreadable=tuple(unreadable),
     )
+
+
+def _stored(file: Path) -> list[FoundMatrix]:
+    """Predictions in the one file of a session."""
+    entities = parse_entities(file.name)
+    content = read_json(file.with_suffix(".json"))
+    own = {
+        (one.get("PredictionSource"), one.get("KrakencoderFlavor")): one
+        for one in content.pop("Predictions", [])
+    }
+    found = []
+    for source, target in find_predictions(file):
+        flavor = Flavor.parse(target)
+        labels = {"atlas": flavor.atlas, "meas": flavor.meas, "desc": source_label(source)}
+        sidecar = {**content, **own.get((source, target), {})}
+        found.append(FoundMatrix(flavor, file, {**entities, **labels}, sidecar, source))
+    return found
 
 
 def _quality_files(folder: Path) -> list[Path]:

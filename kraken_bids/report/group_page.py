@@ -14,7 +14,6 @@ from urllib.parse import quote
 import numpy as np
 
 from ..bids.names import page_path
-from ..bids.writers import read_connectome
 from ..errors import InputError, KrakenBIDSError
 from ..flavors import Flavor
 from .cohort_figures import draw_adaptation, draw_identification, draw_latents
@@ -312,7 +311,7 @@ def _mean_pair(
         if first is None or second is None:
             continue
         try:
-            pair = [read_connectome(item.file)[0] for item in (first, second)]
+            pair = [item.read() for item in (first, second)]
         except InputError as error:
             _log.warning("Left out of the page: %s", error)
             continue

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atlases import atlas_names, load_atlas
-from ..bids.writers import read_connectome
 from ..errors import InputError
 from ..flavors import Flavor
 from .anchors import ANCHORS, FIRST, beyond
@@ -236,7 +235,7 @@ def _read_matrices(found: Sequence[FoundMatrix]) -> tuple[dict[str, Matrix], lis
     matrices, warnings = {}, []
     for item in found:
         try:
-            matrices[str(item.flavor)] = read_connectome(item.file)[0]
+            matrices[str(item.flavor)] = item.read()
         except InputError as error:
             _log.warning("Left out of the page: %s", error)
             warnings.append(Notice(f"{item.file.name} {error.what}", advice=error.fix))
@@ -388,7 +387,7 @@ def _predicted_groups(
         if name not in matrices or item.source != DRAWN_SOURCES[item.flavor.group]:
             continue
         try:
-            matrix = read_connectome(item.file)[0]
+            matrix = item.read()
         except InputError as error:
             _log.warning("Left out of the page: %s", error)
             continue

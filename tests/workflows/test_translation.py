@@ -19,6 +19,7 @@ from kraken_bids.model.evaluation import evaluate_connectomes
 from kraken_bids.model.krakencoder import Krakencoder
 from kraken_bids.model.training import train_krakencoder
 from kraken_bids.plan import CohortSession
+from kraken_bids.report.found import read_session
 from kraken_bids.settings import TranslationOptions
 from kraken_bids.workflows.translation import init_session_translation_wf, init_translation_wf
 
@@ -505,3 +506,27 @@ def test_single_flavors_may_be_sources(cohort, bundle, tmp_path):
         (SC[0], "4"),  # one lacks the source, one the target
         ("fusionFC", "5"),
     ]
+
+
+def test_one_file_a_session_holds_what_the_tables_hold(tmp_path, cohort, bundle, predicted):
+    root, sessions = cohort
+    problems, dataset_dir = run(
+        sessions, bundle, tmp_path, root=root, batch_size=4, relmat_format="h5"
+    )
+    assert problems == []
+    assert not list(dataset_dir.glob("sub-*/*/*_relmat.*"))
+    compared = 0
+    for participant in ("01", "05", "06"):
+        tables = read_session(predicted, participant, None).predicted
+        stored = read_session(dataset_dir, participant, None).predicted
+        names = [(item.flavor, item.source) for item in tables]
+        assert [(item.flavor, item.source) for item in stored] == names
+        for table_item, item in zip(tables, stored, strict=True):
+            assert item.file == dataset_dir / f"sub-{participant}/sub-{participant}_relmat.h5"
+            np.testing.assert_array_equal(
+                item.read().astype(np.float32), table_item.read().astype(np.float32)
+            )
+            for key in ("Model", "PredictedFrom", "Sources", "NonNegative", "CohortSize"):
+                assert item.sidecar[key] == table_item.sidecar[key]
+            compared += 1
+    assert compared == 2 * 15 + 10
