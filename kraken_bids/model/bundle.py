@@ -8,13 +8,14 @@ and what the SHA-256 of the weights is. ``model.safetensors`` holds the arrays, 
     intergroup.<from>-><to>.<i>.weight
 
 so that asking for one flavor reads that flavor's bytes only. Nothing in a bundle is ever executed.
+``README.md`` is the model's card: what it is, where it comes from and what its terms are.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ from numpy.typing import NDArray
 
 from ..errors import ModelError, ResourceError, UsageError, suggest
 from ..flavors import Flavor
+from .card import CARD_NAME, bundle_card, is_written_by_hand
 from .layers import FlavorModel, Layer, check_flavor, check_layers
-from .storage import file_sha256, replaced_dir
+from .storage import CONFIG_NAME, file_sha256, replaced_dir, write_arrays
 from .transforms import TRANSFORMS, Transform
 
-CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 #: Version of the layout; a reader refuses layouts that it does not know.
 FORMAT_VERSION = 1
@@ -115,7 +116,13 @@ class Bundle:
         kind = self.row(flavor)["transform"]
         prefix = f"transform.{flavor}."
         names = [prefix + name for name in TRANSFORMS[kind].reference_keys]
-        return Transform(kind, {key.removeprefix(prefix): a for key, a in self.arrays(names)})
+        row = self.row(flavor)
+        return Transform(
+            kind,
+            {key.removeprefix(prefix): array for key, array in self.arrays(names)},
+            row.get("explained_variance"),
+            row.get("n_participants"),
+        )
 
     def training_mean(self, flavor: str) -> NDArray[np.float32] | None:
         """Read the mean connectome of the training participants.
@@ -151,6 +158,7 @@ class Bundle:
             encoder=self.encoder(flavor),
             decoder=self.decoder(flavor),
             group=self.group(flavor),
+            is_adversarial=bool(row.get("is_adversarial", False)),
         )
 
     def arrays(
@@ -285,7 +293,8 @@ def write_bundle(
         Folder to make. Where it holds a bundle, that is replaced; any other folder that is not
         empty is refused.
     flavors
-        Models by flavor name, in order.
+        Models by flavor name, in order. Each is asked for twice, and let go before the next, so
+        that a mapping which reads them when they are asked for holds one of them at a time.
     latent_size
         Number of values of a latent.
     provenance
@@ -308,36 +317,43 @@ def write_bundle(
     intergroup = intergroup or {}
     if not flavors:
         raise ModelError("has no flavors", where=str(out_dir), fix="Give at least one flavor.")
-    for flavor, model in flavors.items():
-        check_flavor(flavor, model, latent_size)
+    rows: dict[str, dict[str, Any]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for flavor in flavors:
+        rows[flavor], sizes = _plan_flavor(flavor, flavors[flavor], latent_size)
+        shapes |= sizes
     for key, layers in intergroup.items():
         check_layers(layers, latent_size, latent_size, where=f"transform between groups {key}")
+        shapes |= {n: a.shape for n, a in _layer_arrays(f"intergroup.{key}", layers)}
     config = {
         "format_version": FORMAT_VERSION,
         "name": name or out_dir.name,
         "latent_size": latent_size,
-        "flavors": {flavor: _flavor_row(flavor, model) for flavor, model in flavors.items()},
+        "flavors": rows,
         "intergroup": {key: _layer_rows(layers) for key, layers in intergroup.items()},
         "provenance": dict(provenance),
     }
     with replaced_dir(out_dir, names=(CONFIG_NAME, WEIGHTS_NAME)) as temporary:
-        _write_files(temporary, config, _all_arrays(flavors, intergroup))
+        # weights first, then the config that says their SHA-256, then the card that repeats it
+        weights_file = temporary / WEIGHTS_NAME
+        sha256 = write_arrays(weights_file, shapes, _all_arrays(flavors, intergroup))
+        config["weights"] = {
+            "file": WEIGHTS_NAME, "sha256": sha256, "size": weights_file.stat().st_size,
+        }  # fmt: skip
+        text = json.dumps(config, indent=2, ensure_ascii=False)
+        (temporary / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+        if not is_written_by_hand(out_dir / CARD_NAME):
+            (temporary / CARD_NAME).write_text(bundle_card(config), encoding="utf-8")
     return open_bundle(out_dir)
 
 
-def _write_files(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> None:
-    """Write weights first, then the config that says their SHA-256."""
-    from safetensors.numpy import save_file
-
-    weights_file = folder / WEIGHTS_NAME
-    save_file(dict(arrays), str(weights_file), metadata={"format": "np"})
-    weights = {
-        "file": WEIGHTS_NAME,
-        "sha256": file_sha256(weights_file),
-        "size": weights_file.stat().st_size,
-    }
-    text = json.dumps({**config, "weights": weights}, indent=2, ensure_ascii=False)
-    (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+def _plan_flavor(
+    flavor: str, model: FlavorModel, latent_size: int
+) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """Check a flavor; give its row in ``config.json`` and the shapes of its arrays."""
+    check_flavor(flavor, model, latent_size)
+    shapes = {name: array.shape for name, array in _flavor_arrays(flavor, model)}
+    return _flavor_row(flavor, model), shapes
 
 
 def _flavor_row(flavor: str, model: FlavorModel) -> dict[str, Any]:
@@ -345,11 +361,18 @@ def _flavor_row(flavor: str, model: FlavorModel) -> dict[str, Any]:
     with contextlib.suppress(UsageError):  # other flavors than ours are carried along by name
         parsed = Flavor.parse(flavor)
         row = {"kind": parsed.kind, "atlas": parsed.atlas, "processing": parsed.processing}
+    transform = model.transform
+    known = {
+        "explained_variance": transform.explained_variance,
+        "n_participants": transform.n_participants,
+        "is_adversarial": model.is_adversarial or None,
+    }
+    row |= {key: value for key, value in known.items() if value is not None}
     return row | {
         "n_edges": model.n_edges,
-        "n_features": model.transform.n_features or model.n_edges,
-        "transform": model.transform.kind,
-        "has_training_mean": model.transform.training_mean is not None,
+        "n_features": transform.n_features or model.n_edges,
+        "transform": transform.kind,
+        "has_training_mean": transform.training_mean is not None,
         "group": model.group,
         "encoder": _layer_rows(model.encoder),
         "decoder": _layer_rows(model.decoder),
@@ -368,22 +391,32 @@ def _layer_rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
     ]
 
 
+NamedArrays = Iterator[tuple[str, NDArray[np.float32]]]
+
+
 def _all_arrays(
     flavors: Mapping[str, FlavorModel], intergroup: Mapping[str, Sequence[Layer]]
-) -> dict[str, NDArray[np.float32]]:
-    """Name every array of a model."""
-    arrays: dict[str, NDArray] = {}
-    chains: dict[str, Sequence[Layer]] = {f"intergroup.{k}": v for k, v in intergroup.items()}
-    for flavor, model in flavors.items():
-        chains |= {f"encoder.{flavor}": model.encoder, f"decoder.{flavor}": model.decoder}
-        for name, array in model.transform.parameters.items():
-            arrays[f"transform.{flavor}.{name}"] = array
-    for prefix, layers in chains.items():
-        for i, layer in enumerate(layers):
-            arrays[f"{prefix}.{i}.weight"] = layer.weight
-            if layer.bias is not None:
-                arrays[f"{prefix}.{i}.bias"] = layer.bias
-    return {name: np.ascontiguousarray(a, dtype=np.float32) for name, a in arrays.items()}
+) -> NamedArrays:
+    """Name every array of a model, flavor by flavor."""
+    for flavor in flavors:  # no name for the model: it would live on beside the next one
+        yield from _flavor_arrays(flavor, flavors[flavor])
+    for key, layers in intergroup.items():
+        yield from _layer_arrays(f"intergroup.{key}", layers)
+
+
+def _flavor_arrays(flavor: str, model: FlavorModel) -> NamedArrays:
+    """Name the arrays of a flavor: side by side in the file, since they are read together."""
+    for name, array in model.transform.parameters.items():
+        yield f"transform.{flavor}.{name}", array
+    yield from _layer_arrays(f"encoder.{flavor}", model.encoder)
+    yield from _layer_arrays(f"decoder.{flavor}", model.decoder)
+
+
+def _layer_arrays(prefix: str, layers: Sequence[Layer]) -> NamedArrays:
+    for i, layer in enumerate(layers):
+        yield f"{prefix}.{i}.weight", layer.weight
+        if layer.bias is not None:
+            yield f"{prefix}.{i}.bias", layer.bias
 
 
 def convert_checkpoint(
@@ -414,7 +447,8 @@ def convert_checkpoint(
     ResourceError
         If a file is missing, damaged, or holds code.
     """
-    from .checkpoint import merge_checkpoints, read_checkpoint, read_transforms
+    from .checkpoint import merge_checkpoints, read_checkpoint
+    from .transform_files import read_transforms
 
     parts = merge_checkpoints(
         [read_checkpoint(Path(file)) for file in checkpoints],

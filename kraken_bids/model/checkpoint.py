@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The reference program's files: checkpoints and transforms.
+"""The reference program's checkpoints.
 
 What was an option of the whole network there becomes a property of each layer here, so that
 models of different shapes can share one bundle.
@@ -17,27 +17,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError, ResourceError
+from ..errors import ModelError
 from .layers import FlavorModel, Layer
-from .pickles import read_numpy_object, read_torch_file
-from .transforms import ALIASES, TRANSFORMS, Transform, make_transform
+from .pickles import read_torch_file
+from .transform_files import modern_name
+from .transforms import Transform
 
 _log = logging.getLogger(__name__)
-
-#: Names of before 2024-04-13 and of other spellings, and what they became.
-_RENAMED = (
-    (re.compile(r"FCcov_(\w+?)_(hpf|bpf|nofilt)(gsr)?_FC"), r"FCcorr_\1_\2\3"),
-    (re.compile(r"FCpcorr_(\w+?)_(hpf|bpf|nofilt)_FC"), r"FCpcorr_\1_\2"),
-    (re.compile(r"(\w+?)_(sdstream|ifod2act)_volnorm"), r"SC\2_\1_volnorm"),
-    (re.compile(r"(SC\w+?_\w+?)_sift2count"), r"\1_sift2"),
-)
-_RENAMED_ATLASES = (("cocommpsuit439", "coco439"),)
 
 #: What a checkpoint says of its training that a bundle keeps; neither paths nor participants' ids.
 _TRAINING_FACTS = (
     "nbepochs", "learningrate", "batchsize", "losstype", "optimizer_name", "adam_decay",
     "numsubjects", "numsubjects_train", "numsubjects_val", "data_string", "network_string",
     "train_string", "mse_weight", "latentsim_loss_weight", "latent_inner_loss_weight",
+    "target_encoding", "fixed_target_encoding",
 )  # fmt: skip
 
 #: Options of the network that older files lack, and what they were then.
@@ -53,7 +46,11 @@ _DEFAULTS: dict[str, Any] = {
     "intergroup_transform_index_dict": {},
     "intergroup_relu": True,
     "input_transformation_info": "",
+    "adversarial_boolean_list": [],
 }
+
+#: A checkpoint lacks none of these.
+_NEEDED = frozenset({"state_dict", "input_name_list", "input_size_list", "latentsize"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +61,7 @@ class Coders:
     encoder: tuple[Layer, ...]
     decoder: tuple[Layer, ...]
     group: str
+    is_adversarial: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,22 +102,6 @@ class ModelParts:
     provenance: dict[str, Any]
 
 
-def modern_name(name: str) -> str:
-    """Give today's name of a flavor; any other name comes back as it is.
-
-    Examples
-    --------
-    >>> modern_name("FCcov_cocommpsuit439_hpfgsr_FC")
-    'FCcorr_coco439_hpfgsr'
-    """
-    for old, new in _RENAMED_ATLASES:
-        name = name.replace(old, new)
-    for pattern, replacement in _RENAMED:
-        if pattern.fullmatch(name):
-            return pattern.sub(replacement, name)
-    return name
-
-
 def read_checkpoint(file: Path) -> Checkpoint:
     """Read a checkpoint without executing what is in it.
 
@@ -131,45 +113,134 @@ def read_checkpoint(file: Path) -> Checkpoint:
         If the file is missing, damaged, or asks for code to be run.
     """
     content = read_torch_file(file)
-    needed = {"state_dict", "input_name_list", "input_size_list", "latentsize"}
-    if not isinstance(content, dict) or not needed <= set(content):
+    if isinstance(content, dict) and _is_adapter(content):
+        content = _inner_checkpoint(content, file)
+    if not isinstance(content, dict) or not set(content) >= _NEEDED:
         raise ModelError(
             "is not a Krakencoder checkpoint",
             where=str(file),
             fix="Give a file that the reference program's training wrote (…_chkpt_….pt).",
         )
     content = {**_DEFAULTS, **content}
-    if any(key.startswith("inner_model.") for key in content["state_dict"]):
-        raise ModelError(
-            "is an adapter around another checkpoint, which is not supported",
-            where=str(file),
-            fix="Give the inner checkpoint.",
-        )
     return Checkpoint(
         file=file,
         latent_size=int(content["latentsize"]),
-        coders=_read_coders(content),
+        coders=_read_coders(content, file),
         intergroup=_read_intergroup(content) if content["intergroup"] else {},
-        is_untransformed=content["input_transformation_info"] == "none",
+        is_untransformed=_is_untransformed(content["input_transformation_info"]),
         facts=_facts(content),
     )
 
 
-def _read_coders(content: Mapping[str, Any]) -> dict[str, Coders]:
-    """Take every flavor's layers."""
-    edges = content.get("orig_input_size_list") or content["input_size_list"]
-    groups = list(content["intergroup_inputgroup_list"])
+def _is_adapter(content: Mapping[str, Any]) -> bool:
+    """Say whether a file holds a model wrapped into another, which works on edges."""
+    return any(str(key).startswith("inner_model.") for key in content.get("state_dict", ()))
+
+
+def _inner_checkpoint(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Unwrap a checkpoint whose wrapper leaves edges as they are.
+
+    Notes
+    -----
+    The wrapper puts ``bias + sum_p x^p w_p`` before the transform and behind its inverse, for
+    each edge. That is the identity without powers, and for one power of weight 1 without bias.
+
+    Raises
+    ------
+    ModelError
+        If the wrapper changes edges, or does not say what the inner model is like.
+    """
+    state: Mapping[str, Any] = content["state_dict"]
+    outer = {key: np.asarray(a) for key, a in state.items() if "_outer_layer_list." in key}
+    weights = [array for key, array in outer.items() if key.endswith(".weights")]
+    biases = [array for key, array in outer.items() if key.endswith(".biases")]
+    is_identity = (
+        len(weights) + len(biases) == len(outer)
+        and not any(bias.any() for bias in biases)
+        and all(not w.size or (len(w) == 1 and (w == 1).all()) for w in weights)
+        and not (outer and content.get("leaky_relu"))
+    )
+    inner = content.get("inner_model_extra_dict")
+    if not is_identity:
+        raise ModelError(
+            "is an adapter whose own layers change the edges, which is not supported",
+            where=str(file),
+            fix="Give the inner checkpoint, and adapt connectomes with --adaptation.",
+        )
+    needed = (_NEEDED - {"state_dict"}) | {"latent_normalize"}
+    if not isinstance(inner, dict) or not set(inner) >= needed:
+        raise ModelError(
+            "is an adapter that does not say what its inner model is like",
+            where=str(file),
+            fix="Give the inner checkpoint.",
+        )
+    prefix = "inner_model."
+    layers = {k.removeprefix(prefix): a for k, a in state.items() if k.startswith(prefix)}
+    return {**inner, "state_dict": layers}
+
+
+def _is_untransformed(info: Any) -> bool:
+    """Say whether a network takes edges as they are; merged files may hold the word in letters."""
+    if isinstance(info, (list, tuple)):
+        return "".join(map(str, info)).startswith("none")
+    return str(info).lower() == "none" and info is not None
+
+
+def _read_coders(content: Mapping[str, Any], file: Path) -> dict[str, Coders]:
+    """Take every flavor's layers.
+
+    Raises
+    ------
+    ModelError
+        If lists of flavors differ in length, layers are more or fewer than the file's options
+        say, or a flavor is a category.
+    """
+    names = [modern_name(str(name)) for name in content["input_name_list"]]
+    edges = list(content.get("orig_input_size_list") or content["input_size_list"])
+    groups = list(content["intergroup_inputgroup_list"]) or [""] * len(names)
+    adversarial = list(content["adversarial_boolean_list"]) or [False] * len(names)
+    if not len(names) == len(set(names)) == len(edges) == len(groups) == len(adversarial):
+        raise ModelError(
+            f"lists {len(names)} flavors ({len(set(names))} different), {len(edges)} sizes, "
+            f"{len(groups)} groups, {len(adversarial)} adversarial flags",
+            where=str(file),
+            fix="Use the file as it was trained.",
+        )
     coders = {}
-    for index, name in enumerate(content["input_name_list"]):
+    for index, name in enumerate(names):
         encoder = _read_layers(content["state_dict"], f"encoder_list.{index}")
         decoder = _read_layers(content["state_dict"], f"decoder_list.{index}")
-        coders[modern_name(str(name))] = Coders(
+        _check_depth(encoder, decoder, content, where=f"{name} in {file}")
+        if encoder and int(edges[index]) == 1 != encoder[0].n_in:
+            raise ModelError(
+                f"is a category of {encoder[0].n_in} values, one number a participant, which is "
+                "not supported",
+                where=f"{name} in {file}",
+                fix="Train a model of connectomes without it.",
+            )
+        after_encoder, after_decoder = activations(len(encoder), content)
+        coders[name] = Coders(
             n_edges=int(edges[index]),
-            encoder=_encoder_activations(encoder, content),
-            decoder=_hidden_activations(decoder, content),
-            group=str(groups[index]).lower() if groups else "",
+            encoder=_with_activations(encoder, after_encoder),
+            decoder=_with_activations(decoder, after_decoder),
+            group=str(groups[index]).lower(),
+            is_adversarial=bool(adversarial[index]),
         )
     return coders
+
+
+def _check_depth(
+    encoder: Sequence[Layer], decoder: Sequence[Layer], content: Mapping[str, Any], *, where: str
+) -> None:
+    """Refuse other numbers of layers than the options say: activations follow from the options."""
+    n_layers = len(content["hiddenlayers"]) + 1
+    if len(encoder) != n_layers or len(decoder) != n_layers:
+        raise ModelError(
+            f"has {len(encoder)} layers in its encoder and {len(decoder)} in its decoder, the "
+            f"file's options say {n_layers}",
+            where=where,
+            fix="Use the checkpoint that its training wrote, and merge bundles instead of files.",
+        )
 
 
 def _read_layers(state: Mapping[str, NDArray], prefix: str) -> list[Layer]:
@@ -200,132 +271,82 @@ def _nonlinearity(content: Mapping[str, Any], index: int) -> str:
     return f"leaky_relu:{slope:g}" if slope > 0 else "relu"
 
 
-def _hidden_activations(layers: Sequence[Layer], content: Mapping[str, Any]) -> tuple[Layer, ...]:
-    """Put activations behind all layers but the last."""
-    last = len(layers) - 1
-    return tuple(
-        layer
-        if index == last or content["skip_relu"]
-        else Layer(layer.weight, layer.bias, (_nonlinearity(content, index),))
-        for index, layer in enumerate(layers)
-    )
+def activations(
+    n_layers: int, content: Mapping[str, Any]
+) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Say what follows each layer of an encoder and of a decoder.
 
+    Parameters
+    ----------
+    n_layers
+        Number of layers of either.
+    content
+        Options of the network, as a checkpoint names them.
 
-def _encoder_activations(layers: Sequence[Layer], content: Mapping[str, Any]) -> tuple[Layer, ...]:
-    """Put activations behind an encoder's layers.
-
-    The reference program puts the latent's activation behind every layer, not only the last.
+    Returns
+    -------
+    encoder, decoder
+        Names from `layers.ACTIVATIONS` by layer. The reference program puts the latent's
+        activation behind every layer of an encoder, not only the last.
     """
-    latent = content["latent_activation"] or "none"
-    behind_all = () if latent == "none" else (str(latent).lower(),)
-    behind_last = ("normalize",) if content["latent_normalize"] else ()
-    last = len(layers) - 1
+    is_linear = content["skip_relu"]
+    hidden = [() if is_linear else (_nonlinearity(content, i),) for i in range(n_layers - 1)]
+    decoder: list[tuple[str, ...]] = [*hidden, ()]
+    latent = str(content["latent_activation"] or "none").lower()
+    behind_all = () if latent == "none" else (latent,)
+    encoder = [names + behind_all for names in decoder]
+    if content["latent_normalize"]:
+        encoder[-1] = (*encoder[-1], "normalize")
+    return encoder, decoder
+
+
+def _with_activations(
+    layers: Sequence[Layer], names: Sequence[tuple[str, ...]]
+) -> tuple[Layer, ...]:
     return tuple(
-        Layer(
-            layer.weight,
-            layer.bias,
-            layer.activations + behind_all + (behind_last if index == last else ()),
-        )
-        for index, layer in enumerate(_hidden_activations(layers, content))
+        Layer(layer.weight, layer.bias, after) for layer, after in zip(layers, names, strict=True)
     )
+
+
+def intergroup_activations(n_layers: int, content: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Say what follows each layer of a transform between groups: the last one's too."""
+    names: tuple[str, ...] = ()
+    if content["intergroup_relu"]:
+        names = (_nonlinearity({**content, "relu_tanh_alternate": False}, 0),)
+    found = [names] * n_layers
+    if found and content["latent_normalize"]:
+        found[-1] = (*names, "normalize")
+    return found
 
 
 def _read_intergroup(content: Mapping[str, Any]) -> dict[str, tuple[Layer, ...]]:
-    """Take the transforms between groups, whose activation stands behind every layer."""
-    activations: tuple[str, ...] = ()
-    if content["intergroup_relu"]:
-        activations = (_nonlinearity({**content, "relu_tanh_alternate": False}, 0),)
+    """Take the transforms between groups."""
     found = {}
     for name, index in content["intergroup_transform_index_dict"].items():
         layers = _read_layers(content["state_dict"], f"intergroup_transform_list.{int(index)}")
-        chain = [Layer(layer.weight, layer.bias, activations) for layer in layers]
-        if chain and content["latent_normalize"]:
-            chain[-1] = Layer(chain[-1].weight, chain[-1].bias, (*activations, "normalize"))
-        found[str(name).lower()] = tuple(chain)
+        names = intergroup_activations(len(layers), content)
+        found[str(name).lower()] = _with_activations(layers, names)
     return found
 
 
 def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
     """Take the plain values worth keeping."""
     training = content.get("training_params") or {}
-    found = {key: training[key] for key in _TRAINING_FACTS if key in training}
     facts = {
         "reference_version": content.get("krakencoder_version"),
         "epoch": content.get("epoch"),
         "dropout": content.get("dropout"),
-        "training": {key: value for key, value in found.items() if _is_plain(value)},
+        "training": _plain({key: training[key] for key in _TRAINING_FACTS if key in training}),
     }
-    return {
-        key: value.item() if isinstance(value, np.generic) else value
-        for key, value in facts.items()
-    }
+    if content["intergroup"]:
+        facts["intergroup_dropout"] = content.get("intergroup_dropout")
+    return _plain(facts)
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (str, int, float, bool)) or value is None
-
-
-def read_transforms(files: Sequence[Path]) -> dict[str, Transform]:
-    """Read transform files; of a flavor in several, the last is taken.
-
-    Raises
-    ------
-    ModelError
-        If a transform is of an unknown kind, incomplete, or holds NaN.
-    ResourceError
-        If a file is missing, damaged, of another kind, or asks for code to be run.
-    """
-    transforms = {}
-    for file in files:
-        for name, row in _read_rows(file).items():
-            flavor = modern_name(str(name))
-            if flavor in transforms:
-                _log.warning("Transform of %s: the one in %s is taken", flavor, file)
-            transforms[flavor] = _read_transform(row, where=f"{flavor} in {file}")
-    return transforms
-
-
-def _read_transform(row: Mapping[str, Any], *, where: str) -> Transform:
-    """Rename a file's parameters to ours."""
-    kind = row.get("type")
-    if isinstance(kind, bytes):
-        kind = kind.decode()
-    kind = ALIASES.get(str(kind), str(kind))
-    keys = TRANSFORMS[kind].reference_keys if kind in TRANSFORMS else {}
-    found = {ours: row[theirs] for ours, theirs in keys.items() if theirs in row}
-    return make_transform(kind, found, where=where)
-
-
-def _read_rows(file: Path) -> dict[str, Mapping[str, Any]]:
-    """Read a file's transforms as they are."""
-    rows = _read_hdf5(file) if file.suffix in {".h5", ".hdf5"} else read_numpy_object(file)
-    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
-        raise ResourceError(
-            "holds no transforms by flavor",
-            where=str(file),
-            fix="Give a file that the reference program's training wrote (…_ioxfm_….npy).",
-        )
-    return rows
-
-
-def _read_hdf5(file: Path) -> dict[str, Mapping[str, Any]]:
-    """Read one group a flavor: arrays are data sets, numbers and text are attributes."""
-    import h5py
-
-    if not file.exists():
-        raise ResourceError("does not exist", where=str(file), fix="Give the file's right path.")
-    try:
-        with h5py.File(file, "r") as content:
-            return {
-                name: {**group.attrs, **{key: values[()] for key, values in group.items()}}
-                for name, group in content.items()
-            }
-    except (OSError, AttributeError, TypeError) as error:
-        raise ResourceError(
-            f"is damaged or of another kind ({error})",
-            where=str(file),
-            fix="Download or make the file again.",
-        ) from error
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what a config.json can hold: no array, hence no list of participants."""
+    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+    return {k: v for k, v in plain.items() if v is None or isinstance(v, (str, int, float, dict))}
 
 
 def merge_checkpoints(
@@ -336,13 +357,20 @@ def merge_checkpoints(
     Raises
     ------
     ModelError
-        If latent sizes differ, a flavor has no transform, or transforms between groups meet a
-        second checkpoint.
+        If latents differ in size or normalisation, a flavor has no transform, or transforms
+        between groups meet a second checkpoint.
     """
     sizes = {checkpoint.file.name: checkpoint.latent_size for checkpoint in checkpoints}
     if len(set(sizes.values())) > 1:
         raise ModelError(
             f"latents differ in size: {', '.join(f'{k} {v}' for k, v in sizes.items())}",
+            fix="Merge models that were trained to one latent space.",
+        )
+    lengths = {c.file.name: _is_normalised(c) for c in checkpoints}
+    if len(set(lengths.values())) > 1:
+        words = {True: "of length 1", False: "of any length"}
+        raise ModelError(
+            f"latents differ: {', '.join(f'{k} {words[v]}' for k, v in lengths.items())}",
             fix="Merge models that were trained to one latent space.",
         )
     intergroup = {k: v for checkpoint in checkpoints for k, v in checkpoint.intergroup.items()}
@@ -372,6 +400,7 @@ def merge_checkpoints(
                     coders.encoder,
                     coders.decoder,
                     coders.group,
+                    coders.is_adversarial,
                 )
     if missing:
         raise ModelError(
@@ -381,3 +410,8 @@ def merge_checkpoints(
         )
     provenance = {"checkpoints": {c.file.name: dict(c.facts) for c in checkpoints}}
     return ModelParts(flavors, next(iter(sizes.values())), intergroup, provenance)
+
+
+def _is_normalised(checkpoint: Checkpoint) -> bool:
+    """Say whether latents have length 1: an option of a checkpoint's whole network."""
+    return all("normalize" in c.encoder[-1].activations for c in checkpoint.coders.values())

@@ -65,6 +65,9 @@ class FlavorModel:
         Layers from latent to features.
     group
         Name of the group that transforms between groups go by, ``fc`` or ``sc``; empty if none.
+    is_adversarial
+        Whether training reversed the gradient between latent and decoder, to rid the latent of
+        what this flavor tells. It changes nothing when the model is used.
     """
 
     n_edges: int
@@ -72,6 +75,7 @@ class FlavorModel:
     encoder: tuple[Layer, ...]
     decoder: tuple[Layer, ...]
     group: str = ""
+    is_adversarial: bool = False
 
 
 def check_layers(layers: Sequence[Layer], n_in: int, n_out: int, *, where: str) -> None:

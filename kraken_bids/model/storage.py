@@ -4,18 +4,32 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
+import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ResourceError, UsageError
 
+#: What folders of models are described by; `kind` there says what they are.
+CONFIG_NAME = "config.json"
+#: The kind of a folder that says none.
+BUNDLE = "model bundle"
+#: Linux's flags of renameat2: exchange two names in one step, paths relative to where we are.
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+
 
 @contextlib.contextmanager
-def replaced_dir(out_dir: Path, *, names: Collection[str]) -> Iterator[Path]:
+def replaced_dir(out_dir: Path, *, names: Collection[str], kind: str = BUNDLE) -> Iterator[Path]:
     """Give a new folder beside `out_dir`, put in its place when the block ends well.
 
     Parameters
@@ -24,7 +38,9 @@ def replaced_dir(out_dir: Path, *, names: Collection[str]) -> Iterator[Path]:
         Folder to make or replace.
     names
         Files that it will hold. Where it exists it must hold these or nothing; other files
-        in it, such as a model card, are kept.
+        in it are kept, unless the block made one of that name.
+    kind
+        What it is; a folder of another kind is not replaced.
 
     Raises
     ------
@@ -33,9 +49,9 @@ def replaced_dir(out_dir: Path, *, names: Collection[str]) -> Iterator[Path]:
     UsageError
         If the folder holds something else.
     """
-    if out_dir.exists() and not _may_replace(out_dir, names):
+    if out_dir.exists() and not _may_replace(out_dir, names, kind):
         raise UsageError(
-            "exists and is not a model bundle",
+            f"exists and is not a {kind}",
             where=str(out_dir),
             fix="Give a folder that does not exist yet.",
         )
@@ -47,12 +63,11 @@ def replaced_dir(out_dir: Path, *, names: Collection[str]) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
-        if out_dir.exists():  # a folder can only be renamed onto an empty one
-            old = out_dir.rename(temporary.with_name(f"{temporary.name}.old"))
+        if out_dir.exists():
+            old = _swap(temporary, out_dir)
             for entry in old.iterdir():
-                if entry.name not in names:
-                    entry.rename(temporary / entry.name)
-            temporary.replace(out_dir)
+                if entry.name not in names and not (out_dir / entry.name).exists():
+                    entry.rename(out_dir / entry.name)
             shutil.rmtree(old)
         else:
             temporary.replace(out_dir)
@@ -67,12 +82,98 @@ def replaced_dir(out_dir: Path, *, names: Collection[str]) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _may_replace(out_dir: Path, names: Collection[str]) -> bool:
-    """Say whether a folder is empty or holds these files."""
+def _swap(new: Path, old: Path) -> Path:
+    """Put `new` in the place of `old`; give where `old` is then.
+
+    In one step where the system can exchange two names, so that at no moment there is neither;
+    elsewhere by two renames, since a folder can only be renamed onto an empty one.
+    """
+    if _exchange(new, old):
+        return new
+    aside = old.rename(new.with_name(f"{new.name}.old"))
+    new.replace(old)
+    return aside
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Exchange two names in one step; False where the system or the disk cannot."""
+    if sys.platform != "linux":
+        return False
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    paths = os.fsencode(a), os.fsencode(b)
+    failed = renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], ctypes.c_uint(_RENAME_EXCHANGE))
+    return bool(failed == 0)
+
+
+def write_arrays(
+    file: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    arrays: Iterable[tuple[str, NDArray[np.float32]]],
+) -> str:
+    """Write a safetensors file array by array: never more than one of them is in memory.
+
+    Parameters
+    ----------
+    file
+        File to write; not replaced whole, hence for folders that are.
+    shapes
+        Shape by name, in the order of the file. All are float32.
+    arrays
+        Names and values in that order.
+
+    Returns
+    -------
+    str
+        SHA-256 of the file.
+
+    Raises
+    ------
+    ValueError
+        If an array comes out of order or with another shape.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "np"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * int(np.prod(shape, dtype=np.int64))
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with file.open("wb") as stream:
+
+        def write(block: bytes | memoryview) -> None:
+            stream.write(block)
+            digest.update(block)
+
+        write(len(text).to_bytes(8, "little") + text)
+        expected = iter(shapes.items())
+        for name, array in arrays:
+            if (name, array.shape) != next(expected, None):
+                raise ValueError(f"array {name} of shape {array.shape} was not announced")
+            values = np.ascontiguousarray(array, dtype="<f4").reshape(-1)
+            write(values.view(np.uint8).data)
+        if next(expected, None):
+            raise ValueError("an array that was announced is missing")
+    return digest.hexdigest()
+
+
+def _may_replace(out_dir: Path, names: Collection[str], kind: str) -> bool:
+    """Say whether a folder is empty or holds these files and is of this kind."""
     if not out_dir.is_dir():
         return False
     found = {entry.name for entry in out_dir.iterdir()}
-    return not found or set(names) <= found
+    return not found or (set(names) <= found and _kind(out_dir) in {kind, None})
+
+
+def _kind(folder: Path) -> str | None:
+    """Read what a folder says that it is; None where that cannot be read."""
+    try:
+        config = json.loads((folder / CONFIG_NAME).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(config.get("kind", BUNDLE)) if isinstance(config, dict) else None
 
 
 def file_sha256(path: Path) -> str:
@@ -86,8 +187,9 @@ def file_sha256(path: Path) -> str:
         ) from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place, then rename it.
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside `path`, put in its place when the block ends well.
 
     Raises
     ------
@@ -98,9 +200,9 @@ def write_whole(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
         temporary = Path(name)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+        yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -114,3 +216,15 @@ def write_whole(path: Path, content: bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its place, then rename it.
+
+    Raises
+    ------
+    ResourceError
+        If the folder cannot be written.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)

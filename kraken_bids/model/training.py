@@ -261,6 +261,7 @@ def fit_pca(connectomes: NDArray[np.floating], n_components: int) -> PCAFit:
     components *= components.gather(1, largest).sign()
     scores = centred @ components.T
     scale = torch.linalg.matrix_norm(scores)
+    explained_variance = float(variances[:n_components].sum() / variances[:rank].sum())
     transform = make_transform(
         "pca",
         {
@@ -270,11 +271,13 @@ def fit_pca(connectomes: NDArray[np.floating], n_components: int) -> PCAFit:
             "output_scale": OUTPUT_SCALE,
         },
         where="training cohort",
+        explained_variance=explained_variance,
+        n_participants=len(values),
     )
     return PCAFit(
         transform=transform,
         scores=(scores * (OUTPUT_SCALE / scale)).numpy().astype(np.float32),
-        explained_variance=float(variances[:n_components].sum() / variances[:rank].sum()),
+        explained_variance=explained_variance,
     )
 
 

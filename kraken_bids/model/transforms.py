@@ -41,6 +41,13 @@ def _lognorm_inverse(y: Any, p: Parameters) -> Any:
     return _namespace(y).clip(10.0 ** (scaled * p["log_deviation"] + p["log_mean"]), 0.0, None)
 
 
+def _pca_inverse(y: Any, p: Parameters) -> Any:
+    """Combine components; the mean is added in place, for the edges of a cohort fill memory."""
+    edges = ((y / p["output_scale"]) * p["input_scale"]) @ p["components"]
+    edges += p["mean"]
+    return edges
+
+
 @dataclass(frozen=True)
 class TransformKind:
     """A row of `TRANSFORMS`.
@@ -71,7 +78,7 @@ TRANSFORMS: dict[str, TransformKind] = {
         lambda x, p: (
             p["output_scale"] * (((x - p["mean"]) @ p["components"].T) / p["input_scale"])
         ),
-        lambda y, p: ((y / p["output_scale"]) * p["input_scale"]) @ p["components"] + p["mean"],
+        _pca_inverse,
         {"mean": "pca_input_mean", "components": "pca_components", **_SCALES},
     ),
     "tsvd": TransformKind(
@@ -146,10 +153,17 @@ class Transform:
     parameters
         float32 arrays by name: ``mean`` and ``deviation`` (n_edges,) or (1,), ``components``
         (n_features, n_edges), the others (1,).
+    explained_variance
+        Share of the training connectomes' variance that the features keep, 0 to 1; None if that
+        is not known.
+    n_participants
+        Number of participants that it was fitted on; None if that is not known.
     """
 
     kind: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    explained_variance: float | None = None
+    n_participants: int | None = None
 
     def forward(self, x: Any) -> Any:
         """Edges (n, n_edges) to features (n, n_features)."""
@@ -179,7 +193,14 @@ class Transform:
         return self.n_edges
 
 
-def make_transform(kind: str, parameters: Mapping[str, Any], *, where: str) -> Transform:
+def make_transform(
+    kind: str,
+    parameters: Mapping[str, Any],
+    *,
+    where: str,
+    explained_variance: float | None = None,
+    n_participants: int | None = None,
+) -> Transform:
     """Check parameters and bring them to their shapes.
 
     Parameters
@@ -190,6 +211,8 @@ def make_transform(kind: str, parameters: Mapping[str, Any], *, where: str) -> T
         Values by our names; more than the kind needs are left out.
     where
         Flavor and file, for messages.
+    explained_variance, n_participants
+        As for `Transform`.
 
     Raises
     ------
@@ -219,7 +242,7 @@ def make_transform(kind: str, parameters: Mapping[str, Any], *, where: str) -> T
             )
         arrays[name] = array
     _check_shapes(kind, arrays, where)
-    return Transform(kind, arrays)
+    return Transform(kind, arrays, explained_variance, n_participants)
 
 
 def _check_shapes(kind: str, arrays: Mapping[str, NDArray], where: str) -> None:

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from kraken_bids.errors import ModelError, ResourceError, UsageError
+from kraken_bids.model import storage
 from kraken_bids.model.bundle import open_bundle, write_bundle
 from kraken_bids.model.layers import Layer
+from kraken_bids.model.storage import _exchange, write_arrays
 
 FLAVORS = ("SCsdstream_toy_count", "FCcorr_toy_hpf")
 
@@ -89,6 +95,91 @@ def test_only_the_arrays_asked_for_are_read(tiny_bundle, monkeypatch):
     monkeypatch.setattr(safetensors, "safe_open", Spy)
     tiny_bundle.training_mean("FCcorr_toy_hpf")
     assert asked == ["transform.FCcorr_toy_hpf.mean"]
+
+
+def test_bytes_of_other_flavors_are_not_looked_at(tiny_bundle):
+    expected = tiny_bundle.flavor_model(FLAVORS[0])
+    content = bytearray(tiny_bundle.weights_file.read_bytes())
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    for name, row in header.items():
+        if FLAVORS[1] in name:
+            start, end = (8 + length + offset for offset in row["data_offsets"])
+            content[start:end] = b"\xff" * (end - start)  # NaN
+    tiny_bundle.weights_file.write_bytes(content)
+    found = tiny_bundle.flavor_model(FLAVORS[0])
+    np.testing.assert_array_equal(found.encoder[0].weight, expected.encoder[0].weight)
+    np.testing.assert_array_equal(
+        found.transform.parameters["components"], expected.transform.parameters["components"]
+    )
+    assert np.isnan(tiny_bundle.encoder(FLAVORS[1])[0].weight).all()
+
+
+def test_a_flavors_arrays_lie_side_by_side(tiny_bundle):
+    with safe_open(tiny_bundle.weights_file, framework="numpy") as weights:
+        offsets = weights.offset_keys()
+    owners = [name.split(".")[1] for name in offsets]
+    assert owners == sorted(owners, key=FLAVORS.index)
+
+
+class Counting(Mapping):
+    """Flavors made when they are asked for, after the one before must have gone."""
+
+    def __init__(self, names, make):
+        self.names, self.make, self.alive = names, make, []
+
+    def __getitem__(self, flavor):
+        gc.collect()
+        assert not [reference for reference in self.alive if reference() is not None]
+        model = self.make()
+        self.alive.append(weakref.ref(model))
+        return model
+
+    def __iter__(self):
+        return iter(self.names)
+
+    def __len__(self):
+        return len(self.names)
+
+
+def test_writing_holds_one_flavor_at_a_time(tmp_path, make_flavor):
+    names = [f"SCsdstream_toy{i}_count" for i in range(4)]
+    model = make_flavor()
+    flavors = Counting(names, lambda: replace(model))
+    bundle = write_bundle(tmp_path / "b", flavors=flavors, latent_size=3, provenance={})
+    assert len(flavors.alive) == 2 * len(names)
+    bundle.verify()
+    assert bundle.flavors == tuple(names)
+
+
+def test_arrays_that_were_not_announced_are_not_written(tmp_path):
+    ones = np.ones((2, 3), np.float32)
+    shapes = {"a": (2, 3), "b": (2,)}
+    for arrays in ([("b", ones)], [("a", ones)], [("a", ones), ("b", ones)]):
+        with pytest.raises(ValueError, match="announced"):
+            write_arrays(tmp_path / "x.safetensors", shapes, arrays)
+
+
+def test_a_bundle_is_never_absent_while_it_is_replaced(tmp_path, make_flavor, tiny_bundle):
+    old = tmp_path / "old"
+    old.mkdir()
+    if not _exchange(old, tiny_bundle.path):
+        pytest.skip("this disk cannot exchange two names")
+    assert open_bundle(old).name == "tiny"
+    assert not list(tiny_bundle.path.iterdir())
+    _exchange(old, tiny_bundle.path)
+    assert _write(tiny_bundle.path, make_flavor()).flavors == ("FCcorr_toy_hpf",)
+
+
+def test_where_names_cannot_be_exchanged_a_bundle_is_renamed_twice(
+    tmp_path, make_flavor, tiny_bundle, monkeypatch
+):
+    monkeypatch.setattr(storage.sys, "platform", "another")
+    (tiny_bundle.path / "notes.txt").write_text("mine")
+    bundle = _write(tiny_bundle.path, make_flavor())
+    assert bundle.flavors == ("FCcorr_toy_hpf",)
+    assert (bundle.path / "notes.txt").read_text() == "mine"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny"]
 
 
 def test_an_altered_bundle_is_found_out(tiny_bundle):

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import tarfile
 import zipfile
 from collections import OrderedDict
 
@@ -50,6 +51,46 @@ def test_code_in_a_pickle_is_not_run(tmp_path, write, read, name):
     write(tmp_path / name, trap)
     with pytest.raises(ResourceError, match=rf"'(posix|nt).system' \(.*{name}\)"):
         read(tmp_path / name)
+    assert not trap.exists()
+
+
+class Nested:
+    """An object whose unpickling calls what another unpickling gave."""
+
+    def __init__(self, trap) -> None:
+        self.trap = trap
+
+    def __reduce__(self):
+        return eval, (f"__import__('pathlib').Path({str(self.trap)!r}).touch()",)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_calls_within_calls_are_not_run_in_any_protocol(tmp_path, protocol):
+    trap = tmp_path / "trap"
+    pickled = pickle.dumps({"w": [Nested(trap), (Malicious(f"touch {trap}"),)]}, protocol)
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
+        archive.writestr("m/data.pkl", pickled)
+    with pytest.raises(ResourceError, match="holds code that will not be run"):
+        read_torch_file(tmp_path / "m.pt")
+    with (tmp_path / "m.npy").open("wb") as stream:
+        description = {"descr": "|O", "fortran_order": False, "shape": ()}
+        np.lib.format.write_array_header_1_0(stream, description)
+        stream.write(pickled)
+    with pytest.raises(ResourceError, match="holds code that will not be run"):
+        read_numpy_object(tmp_path / "m.npy")
+    assert not trap.exists()
+
+
+def test_files_of_torch_before_zip_archives_are_refused_unread(tmp_path):
+    trap = tmp_path / "trap"
+    content = {"state_dict": OrderedDict(w=torch.ones(2)), "x": Malicious(f"touch {trap}")}
+    torch.save(content, tmp_path / "m.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(ResourceError, match="damaged or of another kind"):
+        read_torch_file(tmp_path / "m.pt")
+    with tarfile.open(tmp_path / "m.tar", "w") as archive:
+        archive.add(tmp_path / "m.pt", "pickle")
+    with pytest.raises(ResourceError, match="damaged or of another kind"):
+        read_torch_file(tmp_path / "m.tar")
     assert not trap.exists()
 
 

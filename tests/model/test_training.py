@@ -140,6 +140,8 @@ def test_pca_is_that_of_a_singular_value_decomposition(rng):
     scale = float(fit.transform.parameters["input_scale"][0])
     assert scale == pytest.approx(np.sqrt((s[:5] ** 2).sum()), rel=1e-6)
     assert fit.explained_variance == pytest.approx((s[:5] ** 2).sum() / (s**2).sum())
+    assert fit.transform.explained_variance == fit.explained_variance
+    assert fit.transform.n_participants == len(values)
 
 
 def test_pca_of_the_published_example():
