@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .partial import partial_correlation as precision_to_partial
+from .partial import regularized_precision
 
 #: Regularisation of the published model's FCpcorr connectomes (exact for fs86).
 PCORR_LAMBDA = 0.06
@@ -148,25 +150,11 @@ def partial_correlation(
     if not present.any():
         return result
     block = np.ix_(present, present)
-    loaded = np.asarray(correlation[block], dtype=np.float64) + regularization * np.eye(
-        int(np.count_nonzero(present))
+    # An average over runs that lack different regions may have negative eigenvalues.
+    precision = regularized_precision(
+        correlation[block], regularization, allow_indefinite=True, where="--pcorr-lambda"
     )
-    eigenvalues = np.abs(np.linalg.eigvalsh(loaded))
-    if regularization < 0 or eigenvalues.min() < len(loaded) * np.finfo(float).eps * max(
-        eigenvalues.max(), 1.0
-    ):
-        raise InputError(
-            f"the correlation of {len(loaded)} regions cannot be inverted with lambda "
-            f"{regularization:g}",
-            where="--pcorr-lambda",
-            fix="Give a larger lambda; 0.06 is the published model's.",
-        )
-    precision = np.linalg.inv(loaded)
-    scale = np.sqrt(np.abs(np.diag(precision)))
-    partial = -precision / np.outer(scale, scale)
-    partial = (partial + partial.T) / 2  # the inverse is symmetric up to rounding only
-    np.fill_diagonal(partial, 0.0)
-    result[block] = partial
+    result[block] = precision_to_partial(precision)
     return result
 
 
