@@ -15,6 +15,7 @@ All are ``slope · x + offset`` with one slope a flavor and an offset that may d
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,12 @@ _log = logging.getLogger(__name__)
 
 #: Cohorts below this size get a warning: their mean still carries the individuals.
 FEW_PARTICIPANTS = 20
+#: Squared correlation of two means below which they hardly are of the same kind of data.
+HOPELESS_R_SQUARED = 0.1
+#: Without adaptation, data count as being in the training scale if the line between the means
+#: has a slope within these bounds and at least this squared correlation.
+FAMILIAR_SLOPES = (0.5, 2.0)
+FAMILIAR_R_SQUARED = 0.5
 
 
 @dataclass(frozen=True)
@@ -93,11 +100,40 @@ class Adaptation:
 
     def forward(self, x: NDArray[np.floating]) -> NDArray[np.float32]:
         """Bring (n, n_edges) to the scale of the training data; NaN stays NaN."""
-        return (self.slope * x + self.offset).astype(np.float32)
+        offset = self.offset
+        adapted = np.empty(np.shape(x), dtype=np.float32)
+        for row, out in zip(np.atleast_2d(x), np.atleast_2d(adapted), strict=True):
+            # row by row, for float64 of a whole cohort would go through memory thrice
+            exact = np.multiply(row, self.slope, dtype=np.float64)
+            exact += offset
+            out[:] = exact
+        return adapted
 
-    def inverse(self, y: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Bring (n, n_edges) back to the scale of the cohort."""
-        return ((y - self.offset) / self.slope).astype(np.float32)
+    def inverse(self, y: NDArray[np.floating], edges: slice | None = None) -> NDArray[np.float32]:
+        """Bring connectomes back to the scale of the cohort.
+
+        Parameters
+        ----------
+        y
+            (n, n_edges), or (n, number of edges chosen).
+        edges
+            Those that `y` has; all if None.
+
+        Returns
+        -------
+        NDArray
+            Of the shape of `y`; NaN at edges that nobody in the cohort has, if the mode shifts
+            the mean.
+        """
+        offset = self.offset
+        if edges is not None and isinstance(offset, np.ndarray):
+            offset = offset[edges]
+        original = np.empty(np.shape(y), dtype=np.float32)
+        for row, out in zip(np.atleast_2d(y), np.atleast_2d(original), strict=True):
+            exact = np.subtract(row, offset, dtype=np.float64)
+            exact /= self.slope
+            out[:] = exact
+        return original
 
 
 def fit_adaptation(
@@ -168,7 +204,7 @@ def resolve_mode(mode: str) -> str:
 
 
 def _check_size(mode: str, n_participants: int) -> None:
-    """Refuse or warn about cohorts that are too small for their mean to be one."""
+    """Refuse cohorts that are too small for their mean to be one."""
     if n_participants < 1:
         raise ModelError("nobody to fit an adaptation on", fix="Give at least two participants.")
     if n_participants == 1 and ADAPTATIONS[mode].shifts_mean:
@@ -178,13 +214,66 @@ def _check_size(mode: str, n_participants: int) -> None:
             where="--adaptation",
             fix="Fit it on a cohort and give the fitted file, or use 'none' or 'meanfit'.",
         )
-    if n_participants < FEW_PARTICIPANTS:
+
+
+def warn_about_fits(adaptations: Mapping[str, Adaptation]) -> None:
+    """Log what makes fitted adaptations doubtful: few participants, means without anything alike.
+
+    Parameters
+    ----------
+    adaptations
+        By flavor, or by flavor and site.
+    """
+    few = [
+        f"{key} {fit.n_participants}"
+        for key, fit in adaptations.items()
+        if fit.mode != "none" and fit.n_participants < FEW_PARTICIPANTS
+    ]
+    if few:
         _log.warning(
-            "Adaptation %s is fitted on %d participants only; from %d on it is dependable",
-            mode,
-            n_participants,
+            "Adaptations fitted on few participants: %s; from %d on they are dependable",
+            ", ".join(few),
             FEW_PARTICIPANTS,
         )
+    for key, fit in adaptations.items():
+        if fit.r_squared < HOPELESS_R_SQUARED:
+            _log.warning(
+                "%s: the cohort's mean and the training mean have hardly anything in common "
+                "(R² %.3f, slope %.3g): is this really data of that flavor?",
+                key,
+                fit.r_squared,
+                fit.slope,
+            )
+
+
+def compare_means(
+    source_mean: NDArray[np.floating], target_mean: NDArray[np.floating]
+) -> tuple[float, float]:
+    """Slope of the line from one mean connectome to another, and their squared correlation.
+
+    Parameters
+    ----------
+    source_mean, target_mean
+        (n_edges,); edges that are NaN in either take no part.
+
+    Returns
+    -------
+    slope, r_squared
+        NaN if there are fewer than two edges to compare, or all are alike.
+    """
+    m, t = np.asarray(source_mean, dtype=np.float64), np.asarray(target_mean, dtype=np.float64)
+    both = np.isfinite(m) & np.isfinite(t)
+    try:
+        slope, _, r_squared = _fit_line(m[both], t[both])
+    except ModelError:
+        return np.nan, np.nan
+    return slope, r_squared
+
+
+def is_familiar(slope: float, r_squared: float) -> bool:
+    """Say whether data look as if they were in the scale of the training data already."""
+    low, high = FAMILIAR_SLOPES
+    return low <= slope <= high and r_squared >= FAMILIAR_R_SQUARED
 
 
 def _fit_line(m: NDArray[np.float64], t: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -230,16 +319,22 @@ class RunningMean:
         ModelError
             If the number of edges is another.
         """
-        rows = np.atleast_2d(np.asarray(edges, dtype=np.float64))
+        rows = np.atleast_2d(np.asarray(edges))
         if rows.shape[1:] != self.counts.shape:
             raise ModelError(
                 f"connectomes of {rows.shape[-1]} edges join a mean of {self.counts.size}",
                 fix="Use one atlas for all participants.",
             )
-        present = ~np.isnan(rows)
+        missing = np.isnan(rows)
+        if not missing.any():
+            self.counts += len(rows)
+            self.n_participants += len(rows)
+            self._sum += rows.sum(axis=0, dtype=np.float64)
+            return
+        present = ~missing
         self.counts += present.sum(axis=0)
         self.n_participants += int(present.any(axis=1).sum())
-        self._sum += np.where(present, rows, 0.0).sum(axis=0)
+        self._sum += np.where(present, rows, 0.0).sum(axis=0, dtype=np.float64)
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -263,12 +358,14 @@ def fill_missing(
     Returns
     -------
     filled
-        (n, n_edges), float32. A row that is NaN throughout stays so: the flavor is missing, not
-        some of its edges.
+        (n, n_edges), float32; `x` itself if nothing is missing. A row that is NaN throughout
+        stays so: the flavor is missing, not some of its edges.
     n_filled
         (n,), number of edges filled.
     """
     missing = np.isnan(x)
     missing[missing.all(axis=1)] = False
-    filled = np.where(missing, mean, x).astype(np.float32)
-    return filled, missing.sum(axis=1, dtype=np.int64)
+    n_filled = missing.sum(axis=1, dtype=np.int64)
+    if not n_filled.any():
+        return np.asarray(x, dtype=np.float32), n_filled
+    return np.where(missing, mean, x).astype(np.float32), n_filled

@@ -8,7 +8,6 @@ predictions do not fit into memory, from a few numbers a participant (`Predictio
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -16,9 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError
+from .identification import Scan, draw_orders, identify, ranks
 
-#: Cohorts up to this size are small enough to try every order of participants (7! = 5040).
-MAX_ENUMERATED = 7
+__all__ = [
+    "EdgeSums",
+    "Evaluation",
+    "PredictionSpace",
+    "correlate_rows",
+    "evaluate",
+    "evaluate_connectomes",
+    "permutation_p_value",
+    "ranks",
+]
 
 
 @dataclass(frozen=True)
@@ -99,39 +107,6 @@ def _unit_rows(rows: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(centred / length)
 
 
-def ranks(correlations: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Place of every prediction in the order of its row, 0 for the highest correlation.
-
-    Parameters
-    ----------
-    correlations
-        (n_measured, n_predicted); NaN counts as lower than any number.
-
-    Returns
-    -------
-    NDArray
-        (n_measured, n_predicted); equal correlations share the mean of their places, so that
-        predictions that are all alike score as chance, whatever their order.
-    """
-    values = np.where(np.isnan(correlations), -np.inf, correlations)
-    ascending = np.sort(values, axis=1)
-    places = np.empty(values.shape, dtype=np.float64)
-    for row, (ordered, looked_up) in enumerate(zip(ascending, values, strict=True)):
-        higher = values.shape[1] - np.searchsorted(ordered, looked_up, side="right")
-        not_lower = values.shape[1] - np.searchsorted(ordered, looked_up, side="left")
-        places[row] = (higher + not_lower - 1) / 2
-    return places
-
-
-def _share_within(correlations: NDArray[np.floating], n_best: int) -> float:
-    """Share of rows whose diagonal is among the `n_best`; ties count by their odds."""
-    values = np.where(np.isnan(correlations), -np.inf, correlations)
-    own = np.diagonal(values)[:, None]
-    higher = (values > own).sum(axis=1)
-    equal = (values == own).sum(axis=1)
-    return float(np.clip((n_best - higher) / equal, 0, 1).mean())
-
-
 def evaluate(
     correlations: NDArray[np.floating],
     residual_correlations: NDArray[np.floating],
@@ -165,15 +140,15 @@ def evaluate(
     n = len(correlations)
     if correlations.shape != (n, n) or n == 0:
         raise ValueError(f"correlations of shape {correlations.shape} are not a square")
-    places = ranks(correlations)
+    found = identify(correlations, n_permutations=n_permutations, seed=seed)
     return Evaluation(
         n=n,
-        correlation=float(np.diagonal(correlations).mean()),
+        correlation=float(found.own.mean()),
         residual_correlation=float(np.mean(residual_correlations)) if n > 1 else math.nan,
-        top1=_share_within(correlations, 1),
-        top_n=_share_within(correlations, n_best),
-        average_rank=float(1 - np.diagonal(places).mean() / n),
-        p_permutation=permutation_p_value(places, n_permutations=n_permutations, seed=seed),
+        top1=found.forward.share_within(1),
+        top_n=found.forward.share_within(n_best),
+        average_rank=found.forward.average_rank,
+        p_permutation=found.p_permutation,
         n_best=n_best,
     )
 
@@ -198,17 +173,9 @@ def permutation_p_value(
     n = len(places)
     if n < 2:
         return math.nan
-    rows = np.arange(n)
-    observed = np.diagonal(places).sum()
-    # Places are multiples of 1/2: their sums are exact, hence comparable.
-    if n <= MAX_ENUMERATED:
-        sums = [places[rows, list(order)].sum() for order in itertools.permutations(range(n))]
-        return float(np.mean(np.asarray(sums) <= observed))
-    random = np.random.default_rng(seed)
-    as_low = sum(
-        bool(places[rows, random.permutation(n)].sum() <= observed) for _ in range(n_permutations)
-    )
-    return (1 + as_low) / (1 + n_permutations)
+    scan = Scan(-np.diagonal(places), orders=draw_orders(n, n_permutations, seed=seed))
+    scan.add(0, -np.asarray(places, np.float64))
+    return scan.result().p_permutation
 
 
 def evaluate_connectomes(

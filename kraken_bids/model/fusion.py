@@ -6,16 +6,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError, UsageError, suggest
+from .devices import library_of, normalize_rows
 
 _log = logging.getLogger(__name__)
-
-#: Least length that a latent is divided by.
-_LEAST_LENGTH = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,24 +63,39 @@ def fuse(
             f"no latents of {', '.join(unknown) or 'any flavor'} to fuse",
             fix=suggest(unknown[0] if unknown else "", latents) + ".",
         )
-    total: NDArray[np.float32] = np.zeros(latents[members[0]].shape, dtype=np.float32)
-    n_inputs = np.zeros(len(total), dtype=np.int64)
-    for member in members:
-        latent = np.asarray(latents[member], dtype=np.float32)
-        present = ~np.isnan(latent).any(axis=1)
-        total[present] += latent[present]
-        n_inputs += present
-    n_members = n_inputs[:, np.newaxis].astype(np.float32)
-    mean = np.full_like(total, np.nan)
-    np.divide(total, n_members, out=mean, where=n_members > 0)
-    return Fused(normalize_rows(mean) if normalize else mean, n_inputs)
+    chosen = [np.asarray(latents[member], dtype=np.float32) for member in members]
+    with np.errstate(invalid="ignore"):
+        mean = mean_of_present(chosen, normalize=normalize)
+    n_inputs = sum((~np.isnan(latent).any(axis=1)).astype(np.int64) for latent in chosen)
+    return Fused(mean, np.asarray(n_inputs))
 
 
-def normalize_rows(latent: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bring the rows of (n, latent_size) to Euclidean length 1."""
-    length = np.linalg.norm(latent, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = (latent / np.maximum(length, _LEAST_LENGTH)).astype(np.float32)
-    return unit
+def mean_of_present(latents: Sequence[Any], *, normalize: bool = False) -> Any:
+    """Take the mean over latents, row by row, of those that are not NaN.
+
+    Parameters
+    ----------
+    latents
+        (n, latent_size) each, float32, all NumPy's or all torch's; summed in this order.
+    normalize
+        Bring the mean to length 1.
+
+    Returns
+    -------
+    array
+        (n, latent_size), of the same library; NaN where nothing is present.
+    """
+    library = library_of(latents[0])
+    total = library.zeros_like(latents[0])
+    n_members = library.zeros_like(latents[0][:, :1])
+    one = library.ones_like(n_members)
+    for latent in latents:
+        present = ~library.isnan(latent).any(1)[:, None]
+        total = total + library.where(present, latent, library.zeros_like(latent))
+        n_members = n_members + one * present
+    n_members = library.where(n_members > 0, n_members, one * float("nan"))
+    mean = total / n_members
+    return normalize_rows(mean) if normalize else mean
 
 
 def _atlas(flavor: str) -> str:
@@ -213,3 +227,94 @@ def resolve_fusions(
                 "Fusion %s is left out: none of its flavors (%s) is there", name, ",".join(tokens)
             )
     return found
+
+
+@dataclass(frozen=True)
+class PlannedSource:
+    """What a target is predicted from.
+
+    Parameters
+    ----------
+    name
+        A flavor, latents, a fusion, or a fusion's variant such as ``fusion.noself``.
+    members
+        Flavors or latents whose mean is taken; at least one.
+    normalize
+        Whether the mean is brought to length 1.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    normalize: bool = False
+
+
+def plan_predictions(
+    inputs: Iterable[str],
+    fusions: Mapping[str, Sequence[str]],
+    targets: Iterable[str],
+    *,
+    sources: Iterable[str] | None = None,
+    variants: Iterable[str] = (),
+    normalize: bool = False,
+    only_self: bool = False,
+) -> dict[str, tuple[PlannedSource, ...]]:
+    """Settle which sources predict which target.
+
+    Parameters
+    ----------
+    inputs
+        Flavors, or other names of latents, that there are.
+    fusions
+        Members by name.
+    targets
+        Flavors to predict.
+    sources
+        Inputs and fusions to predict from; all if None.
+    variants
+        ``noself`` and ``noatlas``: each fusion is also used without the members that they leave
+        out. What then has no member is left out, with a line in the log.
+    normalize
+        Bring fused latents to length 1.
+    only_self
+        Predict each target from itself only, beside the fusions.
+
+    Returns
+    -------
+    dict
+        Sources by target, in the order given; a target without sources is left out.
+
+    Raises
+    ------
+    UsageError
+        If a source or a variant is unknown.
+    """
+    members = {name: (name,) for name in inputs} | {n: tuple(m) for n, m in fusions.items()}
+    chosen = list(members) if sources is None else list(dict.fromkeys(sources))
+    for source in chosen:
+        if source not in members:
+            raise UsageError(
+                f"source '{source}' is neither an input nor a fusion",
+                fix=suggest(source, members) + ".",
+            )
+    rows = [(source, "") for source in chosen]
+    rows += [
+        (source, v) for v in dict.fromkeys(variants) for source in chosen if source in fusions
+    ]
+    plan: dict[str, tuple[PlannedSource, ...]] = {}
+    impossible: dict[str, list[str]] = {}
+    for target in dict.fromkeys(targets):
+        planned = []
+        for source, variant in rows:
+            if only_self and source not in fusions and source != target:
+                continue
+            name = f"{source}.{variant}" if variant else source
+            kept = select_members(members[source], target, variant=variant)
+            if kept:
+                planned.append(PlannedSource(name, kept, normalize and source in fusions))
+            else:
+                impossible.setdefault(name, []).append(target)
+        if planned:
+            plan[target] = tuple(planned)
+    for name, lost in impossible.items():
+        _log.warning("%s cannot predict %s: no flavor is left", name, ", ".join(lost))
+    return plan

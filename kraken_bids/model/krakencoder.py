@@ -1,77 +1,43 @@
 # SPDX-License-Identifier: MIT
-"""The Krakencoder: connectomes of any flavor to one latent space, and back to any flavor.
-
->>> model = Krakencoder.from_pretrained("model_dir")  # doctest: +SKIP
->>> latents = model.encode({"SCifod2act_fs86_volnorm": edges})  # doctest: +SKIP
->>> model.decode(latents["SCifod2act_fs86_volnorm"], ["FCcorr_fs86_hpf"])  # doctest: +SKIP
-"""
+"""The Krakencoder: connectomes of any flavor to one latent space, and back to any flavor."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from numpy.typing import ArrayLike, NDArray
 
-from ..errors import ModelError, ResourceError, UsageError, suggest
+from ..connectome.adaptation import fill_missing, fit_adaptation, warn_about_fits
+from ..connectome.edges import matrix_to_edges, n_regions
+from ..errors import ModelError
 from .bundle import Bundle, open_bundle
-from .fusion import Fused, fuse, select_members
-from .network import Coder
-from .transforms import TRANSFORMS, Transform
+from .devices import Chain, Device, library_of, open_device, resolve_device
+from .fusion import Fused, PlannedSource, fuse, plan_predictions
+from .transforms import PER_EDGE_MEAN, Transform
+from .weights import MappedWeights
+
+__all__ = ["Krakencoder", "LoadedFlavor", "Prediction", "load_flavor", "resolve_device"]
 
 _log = logging.getLogger(__name__)
 
-#: Participants computed at a time; bounds the memory of what lies between input and output.
-BATCH_SIZE = 128
+#: Bytes of connectomes computed at a time: bounds the memory of what lies between input and
+#: output. Blocks of this size are reused by the allocator; larger ones are fetched anew each time.
+BATCH_BYTES = 24 << 20
+#: Largest difference of a matrix from its transpose, as a share of its largest value.
+ASYMMETRY = 1e-4
 
-Connectomes = Mapping[str, NDArray[np.floating]]
+#: Connectomes or latents by flavor: arrays or nested lists.
+Connectomes = Mapping[str, ArrayLike]
 
 
-def resolve_device(device: str = "auto") -> str:
-    """Find the device to compute on.
-
-    Parameters
-    ----------
-    device
-        ``auto`` (the first GPU if there is one), ``cpu``, ``cuda`` or ``cuda:<n>``.
-
-    Returns
-    -------
-    str
-        ``cpu`` or ``cuda:<n>``.
-
-    Raises
-    ------
-    ResourceError
-        If a GPU is asked for that is not there.
-    UsageError
-        If the name is another.
-    """
-    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        return "cuda:0" if n_gpus else "cpu"
-    if device == "cpu":
-        return device
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or (number and not number.isdecimal()):
-        raise UsageError(
-            f"device '{device}' is unknown",
-            where="--device",
-            fix=suggest(device, ["auto", "cpu", "cuda", "cuda:0"]) + ".",
-        )
-    if int(number or 0) >= n_gpus:
-        raise ResourceError(
-            f"device '{device}' was asked for, torch {torch.__version__} finds {n_gpus} GPUs",
-            where="--device",
-            fix="Use '--device cpu', or install a CUDA build of torch on a machine with a GPU.",
-        )
-    return f"cuda:{int(number or 0)}"
+def batch_rows(n_edges: int) -> int:
+    """Participants computed at a time: 16 to 1024."""
+    return int(np.clip(BATCH_BYTES // (4 * n_edges), 16, 1024))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,22 +64,69 @@ class Prediction:
 
 
 @dataclass(frozen=True, eq=False)
-class _Loaded:
-    """One flavor on the device."""
+class LoadedFlavor:
+    """One flavor on a device; arrays below are the device's.
 
+    Parameters
+    ----------
+    n_edges
+        Length of a connectome's vector of edges.
+    transform
+        Between edges and features.
+    encoder, decoder
+        Between features and latent.
+    """
+
+    n_edges: int
     transform: Transform
-    encoder: Coder
-    decoder: Coder
+    encoder: Chain
+    decoder: Chain
 
-    def encode(self, edges: Tensor) -> Tensor:
+    def encode(self, edges: Any) -> Any:
         """Edges (n, n_edges) to latents (n, latent_size)."""
-        latent: Tensor = self.encoder(self.transform.forward(edges))
-        return latent
+        return self.encoder(self.transform.forward(edges))
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Any) -> Any:
         """Latents (n, latent_size) to edges (n, n_edges)."""
-        edges: Tensor = self.transform.inverse(self.decoder(latent))
-        return edges
+        return self.transform.inverse(self.decoder(latent))
+
+    def some_edges(self, features: Any, edges: slice) -> Any:
+        """Some edges, (n, n_edges of the slice), of features (n, n_features)."""
+        parameters = dict(self.transform.parameters)
+        if "components" in parameters:
+            parameters["components"] = parameters["components"][:, edges]
+        else:
+            features = features[:, edges]
+        if self.transform.kind in PER_EDGE_MEAN:
+            for name in ("mean", "deviation"):
+                if name in parameters:
+                    parameters[name] = parameters[name][edges]
+        return Transform(self.transform.kind, parameters).inverse(features)
+
+
+def load_flavor(bundle: Bundle, flavor: str, device: Device) -> LoadedFlavor:
+    """Bring a flavor to a device.
+
+    On processors nothing is copied: the arrays stay mapped to the bundle's file, and their
+    memory goes back when the flavor is let go.
+
+    Raises
+    ------
+    ModelError
+        If the model lacks the flavor.
+    ResourceError
+        If the weights cannot be read.
+    """
+    row = bundle.row(flavor)
+    weights = MappedWeights(bundle)
+    transform = weights.transform(bundle, flavor)
+    parameters = {name: device.put(array) for name, array in transform.parameters.items()}
+    return LoadedFlavor(
+        int(row["n_edges"]),
+        Transform(transform.kind, parameters),
+        weights.chain(f"encoder.{flavor}", row["encoder"], device),
+        weights.chain(f"decoder.{flavor}", row["decoder"], device),
+    )
 
 
 class Krakencoder:
@@ -126,7 +139,22 @@ class Krakencoder:
     flavors
         Flavors to work with; all if None.
     device
-        See `resolve_device`.
+        See `devices.resolve_device`.
+
+    Examples
+    --------
+    Structural connectomes to predicted functional ones:
+
+    >>> model = Krakencoder.from_pretrained(model_dir)
+    >>> model.flavors
+    ('SCsdstream_toy_count', 'FCcorr_toy_hpf')
+    >>> edges = [[0, 3, 1, 4, 2, 2], [1, 0, 5, 2, 3, 1]]  # two participants, four regions
+    >>> latents = model.encode({"SCsdstream_toy_count": edges})
+    >>> latents["SCsdstream_toy_count"].shape
+    (2, 3)
+    >>> predicted = model.decode(latents["SCsdstream_toy_count"], ["FCcorr_toy_hpf"])
+    >>> predicted["FCcorr_toy_hpf"].shape
+    (2, 6)
     """
 
     def __init__(
@@ -138,23 +166,38 @@ class Krakencoder:
             bundle.row(flavor)
         self.device = resolve_device(device)
         self.latent_size = bundle.latent_size
-        self._loaded: dict[str, _Loaded] = {}
-        self._intergroup: dict[str, Coder] = {}
+        self.open_device: Device = open_device(self.device)
+        self._loaded: dict[str, LoadedFlavor] = {}
+        self._intergroup: dict[str, Chain] = {}
 
     @classmethod
     def from_pretrained(
-        cls, model_dir: Path | str, flavors: Sequence[str] | None = None, device: str = "auto"
+        cls, model: Path | str, flavors: Sequence[str] | None = None, device: str = "auto"
     ) -> Krakencoder:
-        """Open a bundle's folder.
+        """Open a bundle's folder, or a published model by name.
+
+        Parameters
+        ----------
+        model
+            A folder, or a name such as ``krakencoder-2024``, whose files are fetched and
+            converted the first time.
+        flavors
+            Flavors to work with; all if None.
+        device
+            ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
 
         Raises
         ------
         ModelError
             If the model lacks a flavor asked for.
         ResourceError
-            If the folder is no bundle, or the device is not there.
+            If the folder is no bundle, the files cannot be fetched, or the device is not there.
+        UsageError
+            If there is no such folder or name.
         """
-        return cls(open_bundle(model_dir), flavors, device=device)
+        from .pretrained import find_model
+
+        return cls(open_bundle(find_model(model)), flavors, device=device)
 
     def features(self, connectomes: Connectomes) -> dict[str, NDArray[np.float32]]:
         """Transform connectomes to what the encoders take, such as scaled PCA scores.
@@ -169,11 +212,50 @@ class Krakencoder:
         dict
             (n, n_features) by flavor.
         """
-        self._check(connectomes)
         return {
             flavor: self._map(self._load(flavor).transform.forward, x, self._n_features(flavor))
-            for flavor, x in connectomes.items()
+            for flavor, x in self._rows(connectomes).items()
         }
+
+    def adapt(
+        self, connectomes: Connectomes, mode: str = "meanfit+meanshift"
+    ) -> dict[str, NDArray[np.float32]]:
+        """Bring a cohort to the scale of the training data and fill its missing edges.
+
+        Parameters
+        ----------
+        connectomes
+            As for `encode`, but in the cohort's own scale, and single edges may be NaN.
+        mode
+            See `kraken_bids.connectome.adaptation`.
+
+        Returns
+        -------
+        dict
+            (n, n_edges) by flavor, for `encode` and `predict`; edges that were NaN are those of
+            the training mean.
+
+        Raises
+        ------
+        ModelError
+            If the cohort is too small, or the model keeps no training mean of a flavor.
+        """
+        adapted, fits = {}, {}
+        for flavor, x in self._rows(connectomes, may_miss_edges=True).items():
+            target = self.bundle.training_mean(flavor)
+            if target is None:
+                raise ModelError(
+                    f"model '{self.bundle.name}' keeps no training mean of flavor '{flavor}'",
+                    fix="Give connectomes in the scale of the training data to encode at once.",
+                )
+            present = ~np.isnan(x).all(axis=1)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                count = (~np.isnan(x)).sum(axis=0)
+                mean = np.nansum(x, axis=0, dtype=np.float64) / count
+            fits[flavor] = fit_adaptation(mode, mean, target, n_participants=int(present.sum()))
+            adapted[flavor] = fill_missing(fits[flavor].forward(x), target)[0]
+        warn_about_fits(fits)
+        return adapted
 
     def encode(self, connectomes: Connectomes) -> dict[str, NDArray[np.float32]]:
         """Encode connectomes to latents.
@@ -181,8 +263,9 @@ class Krakencoder:
         Parameters
         ----------
         connectomes
-            (n, n_edges) by flavor, in the scale of the training data; the rows of all flavors are
-            the same participants. A row of NaN says that the participant lacks the flavor.
+            (n, n_edges) by flavor, or symmetric matrices (n, R, R); arrays, or nested lists; in
+            the scale of the training data. The rows of all flavors are the same participants. A
+            row of NaN says that the participant lacks the flavor.
 
         Returns
         -------
@@ -195,11 +278,10 @@ class Krakencoder:
             If a flavor is unknown, has another number of edges, or holds single NaN or infinite
             edges; if numbers of participants differ.
         """
-        self._check(connectomes)
-        latents = {}
-        for flavor, x in connectomes.items():
-            latents[flavor] = self._map(self._load(flavor).encode, x, self.latent_size)
-        return latents
+        return {
+            flavor: self._map(self._load(flavor).encode, x, self.latent_size)
+            for flavor, x in self._rows(connectomes).items()
+        }
 
     def fuse(
         self,
@@ -215,11 +297,12 @@ class Krakencoder:
         NDArray
             (n, latent_size).
         """
-        return fuse(latents, members, normalize=normalize).latent
+        arrays = {name: np.asarray(latent, np.float32) for name, latent in latents.items()}
+        return fuse(arrays, members, normalize=normalize).latent
 
     def decode(
         self,
-        latent: NDArray[np.floating],
+        latent: ArrayLike,
         flavors: Sequence[str] | None = None,
         *,
         to_edges: bool = True,
@@ -245,7 +328,7 @@ class Krakencoder:
         ModelError
             If a flavor is unknown or the latent has another size.
         """
-        latent = np.asarray(latent)
+        latent = np.asarray(latent, dtype=np.float32)
         if latent.ndim != 2 or latent.shape[1] != self.latent_size:
             raise ModelError(
                 f"latents of shape {latent.shape} given, model '{self.bundle.name}' has latents "
@@ -326,46 +409,35 @@ class Krakencoder:
 
         Parameters are those of `predict`.
         """
-        members = {name: (name,) for name in latents} | {
-            name: tuple(flavors) for name, flavors in (fusions or {}).items()
-        }
-        chosen = list(members) if sources is None else list(sources)
-        for source in chosen:
-            if source not in members:
-                raise UsageError(
-                    f"source '{source}' is neither an input nor a fusion",
-                    fix=suggest(source, members) + ".",
-                )
-        fusion_names = set(fusions or {})
-        rows = [(source, "") for source in chosen]
-        rows += [(source, v) for v in variants for source in chosen if source in fusion_names]
-        for target in self._known(self.flavors if targets is None else targets):
-            for source, variant in rows:
-                name = f"{source}.{variant}" if variant else source
-                kept = select_members(members[source], target, variant=variant)
-                if not kept:
-                    _log.warning("%s cannot predict %s: no flavor is left", name, target)
-                    continue
-                fused = self._fuse_for(
-                    target, latents, kept, normalize=normalize and source in fusion_names
-                )
+        arrays = {name: np.asarray(latent, np.float32) for name, latent in latents.items()}
+        plan = plan_predictions(
+            arrays,
+            fusions or {},
+            self._known(self.flavors if targets is None else targets),
+            sources=sources,
+            variants=variants,
+            normalize=normalize,
+        )
+        for target, planned in plan.items():
+            for source in planned:
+                fused = self._fuse_for(target, arrays, source)
                 edges = self.decode(fused.latent, [target])[target]
-                yield Prediction(name, target, edges, fused.n_inputs)
+                yield Prediction(source.name, target, edges, fused.n_inputs)
 
     def _fuse_for(
-        self, target: str, latents: Connectomes, members: Sequence[str], *, normalize: bool
+        self, target: str, latents: Mapping[str, NDArray[np.float32]], source: PlannedSource
     ) -> Fused:
         """Fuse members for a target; transforms between groups, if any, come before the mean."""
-        mapped = {member: self.map_group(latents[member], member, target) for member in members}
-        return fuse(mapped, normalize=normalize)
+        mapped = {
+            member: self.map_group(latents[member], member, target) for member in source.members
+        }
+        return fuse(mapped, normalize=source.normalize)
 
-    def map_group(
-        self, latent: NDArray[np.floating], source: str, target: str
-    ) -> NDArray[np.floating]:
-        """Map a latent from the group of one flavor to that of another.
+    def map_group(self, latent: Any, source: str, target: str) -> Any:
+        """Map latents (n, latent_size) from the group of one flavor to that of another.
 
-        The published models have no transforms between groups: the latent comes back as it is.
-        So does that of a source that is no flavor of the model.
+        Most models have no transforms between groups: the latent comes back as it is. So does
+        that of a source that is no flavor of the model. Arrays are NumPy's or the device's.
         """
         if source not in self.bundle.flavors or not self.bundle.intergroup:
             return latent
@@ -373,9 +445,12 @@ class Krakencoder:
         if name not in self.bundle.intergroup:
             return latent
         if name not in self._intergroup:
-            layers = self.bundle.intergroup_layers(name)
-            self._intergroup[name] = Coder.from_layers(layers, device=self.device).eval()
-        return self._map(self._intergroup[name], latent, self.latent_size)
+            rows = self.bundle.config["intergroup"][name]
+            weights = MappedWeights(self.bundle)
+            self._intergroup[name] = weights.chain(f"intergroup.{name}", rows, self.open_device)
+        if library_of(latent) is np:
+            return self._map(self._intergroup[name], latent, self.latent_size)
+        return self._intergroup[name](latent)
 
     def _n_features(self, flavor: str) -> int:
         return self.bundle.n_features(flavor)
@@ -385,62 +460,62 @@ class Krakencoder:
             self.bundle.row(flavor)
         return tuple(flavors)
 
-    def _load(self, flavor: str) -> _Loaded:
+    def _load(self, flavor: str) -> LoadedFlavor:
         """Bring a flavor to the device, once."""
         if flavor not in self._loaded:
-            row = self.bundle.row(flavor)
-            kind = row["transform"]
-            prefix = f"transform.{flavor}."
-            names = [prefix + name for name in TRANSFORMS[kind].reference_keys]
-            tensors = self.bundle.arrays(names, framework="pt")
-            parameters = {
-                name.removeprefix(prefix): tensor.to(self.device)  # type: ignore[attr-defined]
-                for name, tensor in tensors
-            }
-            self._loaded[flavor] = _Loaded(
-                Transform(kind, parameters),
-                Coder.from_layers(self.bundle.encoder(flavor), device=self.device).eval(),
-                Coder.from_layers(self.bundle.decoder(flavor), device=self.device).eval(),
-            )
+            self._loaded[flavor] = load_flavor(self.bundle, flavor, self.open_device)
         return self._loaded[flavor]
 
     def _map(
-        self, function: Callable[[Tensor], Tensor], x: NDArray[np.floating], n_out: int
+        self, function: Callable[[Any], Any], x: NDArray[np.float32], n_out: int
     ) -> NDArray[np.float32]:
         """Apply a function on the device, batch by batch: (n, n_in) to (n, n_out)."""
         result = np.empty((len(x), n_out), dtype=np.float32)
-        with torch.inference_mode(), _exact_products():
-            for start in range(0, len(x), BATCH_SIZE):
-                rows = np.array(x[start : start + BATCH_SIZE], dtype=np.float32)
-                batch = torch.from_numpy(rows).to(self.device)
-                result[start : start + BATCH_SIZE] = function(batch).cpu().numpy()
+        size = batch_rows(max(x.shape[1], n_out))
+        with self.open_device.computing():
+            for start in range(0, len(x), size):
+                batch = self.open_device.put(x[start : start + size])
+                result[start : start + size] = self.open_device.get(function(batch))
         return result
 
-    def _check(self, connectomes: Connectomes) -> None:
-        """Refuse arrays that cannot be encoded."""
-        n_rows = {}
+    def _rows(
+        self, connectomes: Connectomes, *, may_miss_edges: bool = False
+    ) -> dict[str, NDArray[np.float32]]:
+        """Bring what was given to rows of edges; refuse what cannot be encoded."""
+        rows = {}
         for flavor, x in connectomes.items():
-            check_connectomes(x, n_edges=self.bundle.n_edges(flavor), where=flavor)
-            n_rows[flavor] = len(x)
+            n_edges = self.bundle.n_edges(flavor)
+            rows[flavor] = _to_rows(np.asarray(x, dtype=np.float32), n_edges, where=flavor)
+            check_connectomes(
+                rows[flavor], n_edges=n_edges, where=flavor, may_miss_edges=may_miss_edges
+            )
+        n_rows = {flavor: len(x) for flavor, x in rows.items()}
         if len(set(n_rows.values())) > 1:
             raise ModelError(
                 f"numbers of participants differ: {n_rows}",
                 fix="Give the same participants in the same order; rows of NaN for missing ones.",
             )
+        return rows
 
 
-@contextmanager
-def _exact_products() -> Iterator[None]:
-    """Multiply matrices in full float32: TF32 would cost three of its seven digits."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def _to_rows(x: NDArray[np.float32], n_edges: int, *, where: str) -> NDArray[np.float32]:
+    """Take the triangles of matrices (n, R, R); anything else comes back as it is."""
+    if x.ndim != 3 or x.shape[1] != x.shape[2] or x.shape[1] != n_regions(n_edges):
+        return x
+    for row, matrix in enumerate(x):
+        difference = np.nanmax(np.abs(matrix - matrix.T), initial=0.0)
+        if difference > ASYMMETRY * np.nanmax(np.abs(matrix), initial=0.0):
+            raise ModelError(
+                f"matrix {row} is not symmetric (difference {difference:.3g})",
+                where=where,
+                fix="Give full symmetric matrices; a triangle can be mirrored as A + A.T.",
+            )
+    return np.asarray(matrix_to_edges(x), dtype=np.float32)
 
 
-def check_connectomes(x: NDArray[np.floating], *, n_edges: int, where: str) -> None:
+def check_connectomes(
+    x: NDArray[np.floating], *, n_edges: int, where: str, may_miss_edges: bool = False
+) -> None:
     """Refuse an array of connectomes that cannot be encoded.
 
     Parameters
@@ -451,6 +526,8 @@ def check_connectomes(x: NDArray[np.floating], *, n_edges: int, where: str) -> N
         What the flavor has.
     where
         Flavor, for messages.
+    may_miss_edges
+        Whether single NaN are allowed, too.
 
     Raises
     ------
@@ -461,17 +538,16 @@ def check_connectomes(x: NDArray[np.floating], *, n_edges: int, where: str) -> N
         raise ModelError(
             f"an array of shape {x.shape} was given, (participants, {n_edges}) is needed",
             where=where,
-            fix="Give upper triangles of matrices of this flavor's atlas, a row a participant.",
+            fix="Give matrices of this flavor's atlas, or their triangles, a row a participant.",
         )
-    bad = ~np.isfinite(x)
+    bad = np.isinf(x) if may_miss_edges else ~np.isfinite(x)
     bad[np.isnan(x).all(axis=1)] = False
     rows = np.flatnonzero(bad.any(axis=1))
     if rows.size:
         raise ModelError(
             f"{int(bad.sum())} values are NaN or infinite, in rows {_some(rows)}",
             where=where,
-            fix="Fill missing edges first (connectome.adaptation.fill_missing), or make the whole "
-            "row NaN.",
+            fix="Fill missing edges first (Krakencoder.adapt does), or make the whole row NaN.",
         )
 
 

@@ -21,6 +21,7 @@ from ..connectome.adaptation import (
     RunningMean,
     fill_missing,
     fit_adaptation,
+    warn_about_fits,
 )
 from ..errors import ModelError, UsageError, suggest
 from .bundle import Bundle
@@ -264,6 +265,7 @@ def fit_cohort(means: CohortMeans, bundle: Bundle, mode: str) -> dict[str, Adapt
                 required_training_mean(bundle, flavor),
                 n_participants=n_participants,
             )
+    warn_about_fits(adaptations)
     return adaptations
 
 

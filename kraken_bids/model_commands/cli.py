@@ -38,10 +38,13 @@ class Subcommand:
 #: Every subcommand. A new one is a row here and a module with two functions.
 SUBCOMMANDS: tuple[Subcommand, ...] = (
     Subcommand("fetch", "download a published model and make its bundle"),
-    Subcommand("convert", "make a bundle of the reference program's files"),
+    Subcommand("convert", "make a bundle of the reference program's files, or the reverse"),
     Subcommand("describe", "say what a bundle or checkpoint holds"),
+    Subcommand("merge", "join models that share one latent space"),
     Subcommand("predict", "predict connectomes and latents from connectomes"),
+    Subcommand("evaluate", "compare predictions with measured connectomes"),
     Subcommand("train", "train a model on a cohort with all flavors"),
+    Subcommand("pcorr", "make regularised partial correlations of correlations"),
 )
 
 

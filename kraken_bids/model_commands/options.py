@@ -5,15 +5,46 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..errors import KrakenBIDSError, Problems, UsageError
 
 if TYPE_CHECKING:
     from ..model.bundle import Bundle
+
+
+class ProblemList:
+    """Gathers what is wrong with an invocation, so that all of it is told at once."""
+
+    def __init__(self) -> None:
+        self.found: list[KrakenBIDSError] = []
+
+    def add(self, problems: Iterable[KrakenBIDSError]) -> None:
+        """Add problems."""
+        self.found.extend(problems)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Add what is raised inside, and go on behind the block."""
+        try:
+            yield
+        except Problems as problems:
+            self.found.extend(problems.problems)
+        except KrakenBIDSError as problem:
+            self.found.append(problem)
+
+    def tell(self) -> None:
+        """Raise what was found, if anything."""
+        if self.found:
+            raise self.error()
+
+    def error(self) -> KrakenBIDSError:
+        """The one problem, or `Problems`."""
+        unique = list({str(problem): problem for problem in self.found}.values())
+        return unique[0] if len(unique) == 1 else Problems(unique)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

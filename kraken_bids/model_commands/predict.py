@@ -5,51 +5,94 @@ from __future__ import annotations
 
 import argparse
 import logging
-import zipfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
-from .options import add_model_arguments, open_model, parse_pairs
+from .options import add_model_arguments
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from ..connectome.adaptation import Adaptation
-    from ..model.bundle import Bundle
-
-    Rows = dict[str, NDArray[np.float32]]
+    from ..model.cohort_reading import CohortReader
+    from ..model.cohort_run import CohortLatents
+    from .prediction_setup import Setup
 
 _log = logging.getLogger(__name__)
 
-#: Target that stands for the latents themselves.
-ENCODED = "encoded"
+#: Seconds between two lines about progress, where there is no terminal.
+_SECONDS_BETWEEN = 15.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``predict``."""
     add_model_arguments(parser)
+    add_data_arguments(parser)
+    add_adaptation_arguments(parser)
+    add_choice_arguments(parser)
+    parser.add_argument(
+        "--predict-scale", choices=["training", "input"], default="training",
+        help="scale of the predictions: of the training data, or mapped back through the "
+        "target's own adaptation (default: training)",
+    )  # fmt: skip
+    parser.add_argument("--latents", action="store_true", help="write latents too")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE|DIR",
+        help=".npz, .h5, .mat (the reference program's layout; {input} and {output} in its name "
+        "make several files), or a folder of BIDS files",
+    )  # fmt: skip
+    parser.add_argument(
+        "--square", action="store_true", help="write matrices in place of upper triangles"
+    )
+    parser.add_argument(
+        "--nprocs", type=int, metavar="N", help="threads (default: the cores that are there)"
+    )
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name connectomes and participants."""
     data = parser.add_argument_group("connectomes")
     data.add_argument(
-        "--input", nargs="+", required=True, metavar="FLAVOR=FILE",
-        help=".mat, .npy or .npz, a flavor each; participants are matched by id; "
-        "'encoded=FILE' for latents",
+        "--input", nargs="+", action="extend", required=True, metavar="FLAVOR=FILE",
+        help="files or folders of connectomes; FLAVOR= may be left out where the file or its name "
+        "tells; participants are matched by id; 'encoded=FILE' for latents",
     )  # fmt: skip
     data.add_argument(
+        "--participant-label", nargs="+", action="extend", default=[], metavar="ID",
+        help="use these participants only (default: all)",
+    )  # fmt: skip
+
+
+def add_adaptation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the adaptation."""
+    group = parser.add_argument_group("adaptation to the scale of the training data")
+    group.add_argument(
         "--adaptation", default="none", metavar="MODE|FILE",
         help="none, meanshift, meanfit, meanfit+meanshift, or a fitted file (default: none)",
     )  # fmt: skip
-    data.add_argument(
-        "--adaptation-source", nargs="+", default=[], metavar="FLAVOR=FILE",
+    group.add_argument(
+        "--adaptation-source", nargs="+", action="extend", default=[], metavar="FLAVOR=FILE",
         help="fit the adaptation on these connectomes in place of the inputs",
     )  # fmt: skip
+    group.add_argument(
+        "--fit-on", nargs="+", action="extend", default=[], metavar="ID|FILE",
+        help="fit on these participants only: ids, or a table with participant_id, or a list",
+    )  # fmt: skip
+    group.add_argument("--adapt-by", default="", metavar="COLUMN", help="fit each site on its own")
+    group.add_argument(
+        "--participants", type=Path, metavar="FILE.tsv", help="table with the column of sites"
+    )
+    group.add_argument(
+        "--save-adaptation", type=Path, metavar="FILE", help="keep the fit (.safetensors)"
+    )
 
+
+def add_choice_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose sources and targets."""
     what = parser.add_argument_group("what to predict")
     what.add_argument(
-        "--fusion", nargs="+", default=[], metavar="NAME=MEMBERS",
+        "--fusion", nargs="+", action="extend", default=[], metavar="NAME=MEMBERS",
         help="mean of latents; MEMBERS are flavors, all, SC, FC or an atlas, with commas between",
     )  # fmt: skip
     what.add_argument("--fusion-normalize", action="store_true", help="fused latents of length 1")
@@ -59,244 +102,142 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     what.add_argument("--only-fusion", action="store_true", help="leave out single flavors")
     what.add_argument(
-        "--predict-from", nargs="+", default=[], metavar="SOURCE",
+        "--predict-from", nargs="+", action="extend", default=[], metavar="SOURCE",
         help="flavors and fusions (default: all inputs and fusions)",
     )  # fmt: skip
     what.add_argument(
-        "--predict-to", nargs="+", default=[], metavar="TARGET",
-        help="flavors, all, SC, FC, an atlas, self, or encoded for latents alone (default: all)",
+        "--predict-to", nargs="+", action="extend", default=[], metavar="TARGET",
+        help="flavors, all, SC, FC, an atlas, self, or encoded for latents (default: all)",
     )  # fmt: skip
-    what.add_argument("--latents", action="store_true", help="write latents too")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.npz")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out ``predict``."""
-    from ..bids.writers import atomic_path
+    from .prediction_setup import prepare
 
-    _check_usage(arguments)
     with ExitStack() as stack:
-        bundle = open_model(arguments, stack)
-        participants, rows = _read_inputs(arguments.input, bundle)
-        rows = _adapt(rows, arguments, bundle)
-        with atomic_path(arguments.output) as temporary:
-            n_arrays = _predict(rows, participants, arguments, bundle, temporary)
-    _log.info("%s: %d participants, %d arrays", arguments.output, len(participants), n_arrays)
+        setup = prepare(arguments, stack)
+        n_threads = stack.enter_context(computing_threads(arguments.nprocs))
+        _predict(setup, arguments, n_threads=n_threads)
     return 0
 
 
-def _check_usage(arguments: argparse.Namespace) -> None:
-    """Refuse combinations that would do something else than what was meant."""
-    if arguments.output.suffix != ".npz":
-        raise UsageError(
-            f"output '{arguments.output}' is of no kind that is written",
-            where="--output",
-            fix="Give a file that ends in .npz.",
-        )
-    if arguments.adaptation_source and arguments.adaptation == "none":
-        raise UsageError(
-            "there is no adaptation to fit",
-            where="--adaptation-source",
-            fix="Add '--adaptation meanfit+meanshift'.",
-        )
-    if not arguments.fusion:
-        for option in ("only_fusion", "fusion_normalize", "fusion_variants"):
-            if getattr(arguments, option):
-                raise UsageError(
-                    "there is no fusion",
-                    where="--" + option.replace("_", "-"),
-                    fix="Add '--fusion fusion=all'.",
-                )
+@contextmanager
+def computing_threads(asked: int | None) -> Iterator[int]:
+    """Share the cores out: threads of ours, and of each the threads that multiply matrices."""
+    from threadpoolctl import threadpool_limits
+
+    from ..machine import available_cores
+    from ..model.cohort_run import N_THREADS
+
+    cores = asked or available_cores()
+    n_threads = min(cores, N_THREADS)
+    with threadpool_limits(limits=max(1, cores // n_threads)):
+        yield n_threads
 
 
-def _is_latent(name: str) -> bool:
-    """Say whether an input's name stands for latents, as in the reference program."""
-    return name == ENCODED or name.startswith("fusion")
-
-
-def _read_inputs(texts: Sequence[str], bundle: Bundle) -> tuple[tuple[str, ...], Rows]:
-    """Read all inputs and bring them to the same participants."""
-    from ..model.inputs import match_participants, read_table
-
-    tables = {}
-    for name, file in parse_pairs(texts, "--input").items():
-        size = bundle.latent_size if _is_latent(name) else bundle.n_edges(name)
-        tables[name] = read_table(Path(file), name, n_columns=size, is_latent=_is_latent(name))
-    participants, rows = match_participants(tables)
-    for name, values in rows.items():
-        table = tables[name]
-        if len(table.values) < len(values):
-            _log.warning(
-                "%s: %d of %d participants are missing", name, len(values) - len(table.values),
-                len(values),
-            )  # fmt: skip
-    return participants, rows
-
-
-def _adapt(rows: Rows, arguments: argparse.Namespace, bundle: Bundle) -> Rows:
-    """Adapt connectomes, then fill edges that are missing."""
-    from ..connectome.adaptation import fill_missing, resolve_mode
-    from ..model.adaptation_file import load_adaptations
-
-    edges = {name: values for name, values in rows.items() if not _is_latent(name)}
-    if Path(arguments.adaptation).is_file():
-        adaptations = load_adaptations(Path(arguments.adaptation))
-        missing = [name for name in edges if name not in adaptations]
-        if missing:
-            raise UsageError(
-                f"was not fitted for {', '.join(missing)}",
-                where=arguments.adaptation,
-                fix="Fit it with these flavors, or leave them out.",
-            )
-    elif resolve_mode(arguments.adaptation) == "none":
-        adaptations = {}
-    else:
-        adaptations = _fit(edges, arguments, bundle)
-    adapted = dict(rows)
-    for name, values in edges.items():
-        if name in adaptations:
-            values = adaptations[name].forward(values)
-        mean = bundle.training_mean(name)
-        if mean is not None:
-            values, n_filled = fill_missing(values, mean)
-            if n_filled.any():
-                _log.warning(
-                    "%s: %d missing edges of %d participants take the training mean",
-                    name, n_filled.sum(), (n_filled > 0).sum(),
-                )  # fmt: skip
-        adapted[name] = values
-    return adapted
-
-
-def _fit(edges: Rows, arguments: argparse.Namespace, bundle: Bundle) -> dict[str, Adaptation]:
-    """Fit the adaptation on the inputs, or on the connectomes of ``--adaptation-source``."""
-    from ..connectome.adaptation import RunningMean, fit_adaptation
-
-    fit_rows = edges
-    if arguments.adaptation_source:
-        _, fit_rows = _read_inputs(arguments.adaptation_source, bundle)
-    fitted = {}
-    for name in edges:
-        target = bundle.training_mean(name)
-        if target is None:
-            raise UsageError(
-                f"flavor '{name}' has no training mean in model '{bundle.name}'",
-                where="--adaptation",
-                fix="Use '--adaptation none'.",
-            )
-        if name not in fit_rows:
-            raise UsageError(
-                f"flavor '{name}' has no file to fit on",
-                where="--adaptation-source",
-                fix=f"Add '{name}=FILE'.",
-            )
-        cohort = RunningMean(len(target))
-        cohort.add(fit_rows[name])
-        fitted[name] = fit_adaptation(
-            arguments.adaptation, cohort.mean, target, n_participants=cohort.n_participants
-        )
-        _log.info(
-            "%s: slope %.4g, intercept %.4g, R² %.4f", name, fitted[name].slope,
-            fitted[name].intercept, fitted[name].r_squared,
-        )  # fmt: skip
-    return fitted
-
-
-def _predict(
-    rows: Rows,
-    participants: Sequence[str],
-    arguments: argparse.Namespace,
-    bundle: Bundle,
-    file: Path,
-) -> int:
-    """Compute and write, one prediction at a time; return the number of arrays."""
-    import numpy as np
-
-    from ..model.fusion import resolve_fusions
+def _predict(setup: Setup, arguments: argparse.Namespace, *, n_threads: int) -> None:
+    """Read and encode, then decode and write."""
+    from ..formats.writing import open_output
+    from ..model.adaptation_file import save_adaptations
+    from ..model.cohort_run import decode_cohort, encode_cohort, source_latents
     from ..model.krakencoder import Krakencoder
 
-    model = Krakencoder(bundle, device=arguments.device)
-    flavors = {name: values for name, values in rows.items() if not _is_latent(name)}
-    latents = model.encode(flavors) | {n: v for n, v in rows.items() if _is_latent(n)}
-    texts = parse_pairs(arguments.fusion, "--fusion")
-    fusions = resolve_fusions(
-        [(name, tokens.split(",")) for name, tokens in texts.items()],
-        list(flavors),
-        known=bundle.flavors,
-    )
-    sources = _sources(arguments, list(latents), list(texts), list(fusions))
-    targets = _targets(arguments, list(flavors), bundle)
-    with zipfile.ZipFile(file, "w") as archive:
-        _add(archive, "participants", np.asarray(participants, dtype=np.str_))
-        n_arrays = 1
-        if arguments.latents or ENCODED in arguments.predict_to:
-            for source in sources:
-                latent = latents.get(source)
-                if latent is None:
-                    latent = model.fuse(
-                        latents, fusions[source], normalize=arguments.fusion_normalize
-                    )
-                _add(archive, f"{source}__{ENCODED}", latent)
-                n_arrays += 1
-        for prediction in model.predict_from_latents(
-            latents,
-            fusions=fusions,
-            sources=sources,
-            targets=targets,
-            variants=arguments.fusion_variants,
-            normalize=arguments.fusion_normalize,
-        ):
-            if "self" in arguments.predict_to and prediction.source != prediction.target:
-                continue
-            _add(archive, f"{prediction.source}__{prediction.target}", prediction.edges)
-            n_arrays += 1
-    if n_arrays == 1:
-        raise UsageError(
-            "there is nothing to predict",
-            where="--fusion, --predict-from and --predict-to",
-            fix="Choose sources that have inputs and targets that they can predict.",
+    model = Krakencoder(setup.bundle, device=arguments.device)
+    told = _Progress()
+    reader = setup.make_reader()
+    latents = setup.read_latents()
+    cohort = encode_cohort(model, reader, latents=latents, n_threads=n_threads, progress=told)
+    told.close()
+    tell_reading(reader)
+    if arguments.save_adaptation:
+        provenance = {"model": setup.bundle.name, "model_sha256": setup.bundle.sha256}
+        save_adaptations(arguments.save_adaptation, reader.fits, provenance=provenance)
+        _log.info("%s: adaptations of %d fits", arguments.save_adaptation, len(reader.fits))
+    facts = setup.facts(cohort.present)
+    with open_output(arguments.output, participants=cohort.participants, facts=facts) as writer:
+        for source in setup.latent_sources:
+            writer.add_latents(source_latents(model, cohort, source))
+        decode_cohort(
+            model,
+            cohort,
+            setup.plan,
+            writer,
+            scale=reader.adaptations if arguments.predict_scale == "input" else None,
+            n_threads=n_threads,
+            progress=told,
         )
-    return n_arrays
+        told.close()
+    _summarise(setup, cohort, arguments.output)
 
 
-def _sources(
-    arguments: argparse.Namespace,
-    latents: Sequence[str],
-    asked: Sequence[str],
-    fusions: Sequence[str],
-) -> list[str]:
-    """Choose what to predict from; fusions without members are left out."""
-    if not arguments.predict_from:
-        return [*([] if arguments.only_fusion else latents), *fusions]
-    from ..errors import suggest
+class _Progress:
+    """Says how far a run is: on one line of a terminal, or now and then in the log."""
 
-    for source in arguments.predict_from:
-        if source not in {*latents, *asked}:
-            raise UsageError(
-                f"source '{source}' is neither an input nor a fusion",
-                where="--predict-from",
-                fix=suggest(source, {*latents, *asked}) + ".",
-            )
-    return [source for source in arguments.predict_from if source in {*latents, *fusions}]
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._last = time.monotonic()
+        self._width = 0
 
+    def __call__(self, step: str, done: int, total: int) -> None:
+        text = f"{step} {done} of {total} flavors"
+        if self._is_terminal:
+            print(f"\r{text:<{self._width}}", end="", file=sys.stderr, flush=True)
+            self._width = len(text)
+        elif done < total and time.monotonic() - self._last > _SECONDS_BETWEEN:
+            _log.info("%s", text)
+            self._last = time.monotonic()
 
-def _targets(
-    arguments: argparse.Namespace, flavors: Sequence[str], bundle: Bundle
-) -> tuple[str, ...]:
-    """Choose the flavors to predict."""
-    from ..model.fusion import resolve_members
-
-    if not arguments.predict_to:
-        return bundle.flavors
-    tokens = [text for text in arguments.predict_to if text not in {ENCODED, "self"}]
-    if "self" in arguments.predict_to:
-        tokens += flavors
-    return resolve_members(tokens, bundle.flavors)
+    def close(self) -> None:
+        """End the line."""
+        if self._width:
+            print(f"\r{'':<{self._width}}\r", end="", file=sys.stderr, flush=True)
+            self._width = 0
 
 
-def _add(archive: zipfile.ZipFile, name: str, values: NDArray) -> None:
-    """Write one array of an ``.npz`` file."""
-    import numpy as np
+def tell_reading(reader: CohortReader) -> None:
+    """Log how the adaptation came out, and what was filled or is doubtful."""
+    from ..connectome.adaptation import warn_about_fits
 
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
-        np.lib.format.write_array(stream, np.ascontiguousarray(values), allow_pickle=False)
+    fits = {key: reader.fits[key] for key in sorted(reader.fits)}
+    for key, fit in fits.items():
+        _log.info(
+            "%s: slope %.4g, intercept %.4g, R² %.4f, %d participants",
+            key, fit.slope, fit.intercept, fit.r_squared, fit.n_participants,
+        )  # fmt: skip
+    warn_about_fits(fits)
+    notes = reader.notes
+    for doubt in sorted(notes.doubts):
+        _log.warning("%s", doubt)
+    for flavor in reader.flavors:
+        if flavor in notes.n_filled:
+            n_participants, n_edges = notes.n_filled[flavor]
+            _log.warning(
+                "%s: %d missing edges of %d participants take the training mean",
+                flavor, n_edges, n_participants,
+            )  # fmt: skip
+        if flavor in notes.n_left_out:
+            _log.warning(
+                "%s: %d participants with missing edges count as without it: the model has no "
+                "training mean to fill with",
+                flavor, notes.n_left_out[flavor],
+            )  # fmt: skip
+
+
+def _summarise(setup: Setup, cohort: CohortLatents, output: Path) -> None:
+    """Log what came of the run."""
+    n = len(cohort.participants)
+    had = ", ".join(f"{name} {int(rows.sum())}" for name, rows in cohort.present.items())
+    _log.info("%d participants, who have: %s", n, had)
+    for source in setup.sources:
+        n_without = int((cohort.n_inputs(source.members) == 0).sum())
+        if n_without:
+            _log.warning(
+                "%s: %d of %d participants are missing, their rows are NaN",
+                source.name, n_without, n,
+            )  # fmt: skip
+    n_connectomes = sum(len(sources) for sources in setup.plan.values())
+    _log.info(
+        "%s: %d predicted connectomes (source x target), latents of %d sources",
+        output, n_connectomes, len(setup.latent_sources),
+    )  # fmt: skip

@@ -8,14 +8,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..atlases import load_atlas
-from ..connectome.edges import n_edges
-from ..errors import InputError
-from ..flavors import Flavor
+from ..atlases import atlas_names, load_atlas
+from ..errors import InputError, KrakenBIDSError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from ..formats.inputs import FlavorInput
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..model.training import TrainingOptions as Default
 
     parser.add_argument(
-        "--input", nargs="+", required=True, metavar="FLAVOR=FILE",
-        help=".mat, .npy or .npz, a flavor each; participants are matched by id",
+        "--input", nargs="+", required=True, metavar="FLAVOR=PATH",
+        help="connectomes of any atlas: .mat, .npy, .npz, .csv, .tsv, .h5, .zip or a folder; "
+        "participants are matched by id",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="bundle to make")
     for option, default, text in (
@@ -80,7 +81,7 @@ def _tell(epoch: int, n_epochs: int, loss: float) -> None:
 
 
 def _read_cohort(texts: list[str]) -> dict[str, NDArray[np.float32]]:
-    """Read all flavors; keep the participants that have all of them.
+    """Read all flavors, of any atlas; keep the participants that have all edges of all.
 
     Raises
     ------
@@ -89,25 +90,56 @@ def _read_cohort(texts: list[str]) -> dict[str, NDArray[np.float32]]:
     """
     import numpy as np
 
-    from ..model.inputs import match_participants, read_table
-    from .options import parse_pairs
+    from ..formats.checks import name_some
+    from ..formats.matching import match_inputs
+    from ..formats.opening import open_inputs, raise_all
 
-    tables = {}
-    for name, file in parse_pairs(texts, "--input").items():
-        n_regions = load_atlas(Flavor.parse(name).atlas).n_regions
-        tables[name] = read_table(Path(file), name, n_columns=n_edges(n_regions))
-    participants, rows = match_participants(tables)
-    complete = np.all([~np.isnan(values).all(axis=1) for values in rows.values()], axis=0)
+    inputs = open_inputs(texts, {}, latent_size=0)
+    raise_all([problem for found in inputs.values() if (problem := _check_atlas(found))])
+    matched = match_inputs(inputs)
+    n = len(matched.participants)
+    rows = {name: matched.read(name, 0, n) for name in matched.inputs}
+    for name, values in rows.items():
+        partly = np.isnan(values).any(axis=1) & ~np.isnan(values).all(axis=1)
+        if partly.any():
+            who = [matched.participants[row] for row in np.flatnonzero(partly).tolist()]
+            _log.warning("%s: participants %s lack single edges", name, name_some(who))
+    complete = np.all([~np.isnan(values).any(axis=1) for values in rows.values()], axis=0)
     if not complete.any():
         raise InputError(
-            f"none of {len(participants)} participants has all {len(rows)} flavors",
+            f"none of {n} participants has all edges of all {len(rows)} flavors",
             where="--input",
-            fix="Look at the ids in the files: are they written alike?",
+            fix="Look at the ids in the files: are they written alike? Are regions missing?",
         )
     if not complete.all():
         _log.warning(
-            "%d of %d participants are left out: they lack a flavor",
+            "%d of %d participants are left out: they lack a flavor or edges",
             np.count_nonzero(~complete),
-            len(participants),
+            n,
         )
     return {name: values[complete] for name, values in rows.items()}
+
+
+def _check_atlas(found: FlavorInput) -> KrakenBIDSError | None:
+    """Hold an input against the atlas that its flavor names, if that is known."""
+    from ..connectome.edges import n_regions
+
+    atlas, size = found.name.split("_")[1], n_regions(found.n_columns)
+    if atlas in atlas_names():
+        expected = load_atlas(atlas).n_regions
+        if size == expected:
+            return None
+        return InputError(
+            f"holds {size} regions, atlas '{atlas}' has {expected}",
+            where=f"{found.name} in {found.where}",
+            fix="Name the atlas that these connectomes were made with.",
+        )
+    alike = [name for name in atlas_names() if sorted(name) == sorted(atlas)]
+    if alike and load_atlas(alike[0]).n_regions == size:
+        return UsageError(
+            f"atlas '{atlas}' is unknown",
+            where=f"--input {found.name}={found.where}",
+            fix=f"Did you mean '{alike[0]}', which has {size} regions, too?",
+        )
+    _log.info("%s: atlas '%s' with %d regions", found.name, atlas, size)
+    return None

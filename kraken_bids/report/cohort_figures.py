@@ -21,11 +21,11 @@ from .canvas import (
     ORANGE,
     PURPLE,
     VERMILION,
-    colour_map,
     new_figure,
     save_png,
     style,
 )
+from .heatmaps import add_colour_bar, draw_heatmap, linear_scale, name_cells, say_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,18 +107,10 @@ def _draw_table(
     chance: float,
 ) -> None:
     """Draw a heat map that says its numbers, pale at chance."""
-    axes.imshow(grid, cmap=colour_map("Blues"), vmin=min(chance, 0.99), vmax=1.0, aspect="auto")
-    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
-    axes.set_yticks(range(len(rows)), rows)
-    for (row, column), value in np.ndenumerate(grid):
-        if np.isfinite(value):
-            share = (value - chance) / max(1 - chance, 1e-9)
-            axes.text(
-                column, row, f"{value:.2f}", ha="center", va="center", fontsize=7,
-                color="white" if share > 0.6 else INK,
-            )  # fmt: skip
-    if not rows:
-        axes.set_yticks([])
+    scale = linear_scale("Blues", min(chance, 0.99), 1.0)
+    draw_heatmap(axes, grid, scale)
+    name_cells(axes, columns, rows)
+    say_numbers(axes, grid, scale)
 
 
 def draw_adaptation(
@@ -220,15 +212,12 @@ def draw_latents(
     axes = figure.add_subplot(grid[1])
     centred = values - values.mean(axis=0)
     limit = float(np.abs(centred).max()) or 1.0
-    image = axes.imshow(
-        centred, cmap=colour_map("RdBu_r"), vmin=-limit, vmax=limit, aspect="auto",
-        interpolation="nearest",
-    )  # fmt: skip
+    scale = linear_scale("RdBu_r", -limit, limit)
+    image = draw_heatmap(axes, centred, scale)
     style(axes, title="latent minus the cohort's mean", xlabel="latent dimension")
     if len(names) <= 30:
         axes.set_yticks(range(len(names)), names, fontsize=7)
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=25, pad=0.02)
-    bar.ax.tick_params(labelsize=7, colors=INK)
+    add_colour_bar(figure, image, scale, beside=axes)
     return save_png(figure, out_file, max_bytes=max_bytes)
 
 

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from .canvas import (
     save_png,
     style,
 )
+from .heatmaps import ColourScale, add_colour_bar, draw_heatmap, linear_scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -202,28 +203,23 @@ class _Sheet:
         return self._axes(left + 0.06, bottom + 0.15 * _SIDE_IN, 0.1, 0.7 * _SIDE_IN)
 
 
-def _scale(name: str, matrices: list[NDArray[np.floating]]) -> dict[str, Any]:
+def _scale(name: str, matrices: list[NDArray[np.floating]]) -> ColourScale:
     """Colours, limits and label of the colour bar for matrices of one flavor."""
-    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.colors import LogNorm
 
     recipe = Flavor.parse(name).recipe
     edges = np.concatenate([matrix[np.triu_indices(len(matrix), k=1)] for matrix in matrices])
     if recipe.group == "FC":
         limit = min(robust_limit(edges, percent=99.5), 1.0)
-        return {
-            "norm": Normalize(-limit, limit),
-            "cmap": colour_map("RdBu_r"),
-            "label": recipe.units,
-            "extend": "both",
-        }
+        return linear_scale("RdBu_r", -limit, limit, label=recipe.units, extend="both")
     positive = edges[np.isfinite(edges) & (edges > 0)]
     low, high = np.percentile(positive, [1, 99.9]) if positive.size else (1.0, 10.0)
-    return {
-        "norm": LogNorm(low, max(high, low * 10)),
-        "cmap": colour_map("viridis", under="white"),
-        "label": f"{recipe.units} (log scale; white: none)",
-        "extend": "max",
-    }
+    return ColourScale(
+        colour_map("viridis", under="white"),
+        LogNorm(low, max(high, low * 10)),
+        label=f"{recipe.units} (log scale; white: none)",
+        extend="max",
+    )
 
 
 def _draw_matrix(
@@ -231,7 +227,7 @@ def _draw_matrix(
     axes: Axes,
     name: str,
     matrix: NDArray[np.floating],
-    scale: Mapping[str, Any],
+    scale: ColourScale,
     *,
     title: str,
 ) -> None:
@@ -239,8 +235,8 @@ def _draw_matrix(
     flavor = Flavor.parse(name)
     values = np.array(matrix, dtype=np.float64)
     if flavor.group == "SC":  # log(0): draw it as the colour "under" the scale, NaN stays grey
-        values[values <= 0] = scale["norm"].vmin * 1e-3
-    image = axes.imshow(values, norm=scale["norm"], cmap=scale["cmap"], aspect="equal")
+        values[values <= 0] = scale.norm.vmin * 1e-3
+    image = draw_heatmap(axes, values, scale, aspect="equal")
     style(axes, title=title)
     # One row of hundreds is less than a pixel: a line keeps missing regions in sight.
     missing = np.flatnonzero(np.isnan(values).all(axis=0))
@@ -248,15 +244,11 @@ def _draw_matrix(
     axes.hlines(missing, *ends, color=MISSING_COLOUR, linewidth=1.0)
     axes.vlines(missing, *ends, color=MISSING_COLOUR, linewidth=1.0)
     _mark_groups(axes, region_groups(flavor.atlas, len(matrix)), len(matrix))
-    bar = sheet.figure.colorbar(image, cax=sheet.bar(axes), extend=scale["extend"])
-    bar.outline.set_linewidth(0.4)
+    bar = add_colour_bar(sheet.figure, image, scale, inside=sheet.bar(axes))
     if flavor.group == "SC":
-        norm = scale["norm"]
-        ticks = np.geomspace(norm.vmin, norm.vmax, 4).tolist()
+        ticks = np.geomspace(scale.norm.vmin, scale.norm.vmax, 4).tolist()
         bar.set_ticks(ticks, labels=[tick_label(tick) for tick in ticks])
     bar.ax.minorticks_off()
-    bar.ax.tick_params(labelsize=7, width=0.5, pad=1.5, colors=INK)
-    bar.ax.set_ylabel(scale["label"], fontsize=7.5, color=INK, labelpad=2)
 
 
 def tick_label(value: float) -> str:

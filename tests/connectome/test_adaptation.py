@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pytest
 
 from kraken_bids.connectome.adaptation import (
     ADAPTATIONS,
     RunningMean,
+    compare_means,
     fill_missing,
     fit_adaptation,
+    is_familiar,
     resolve_mode,
+    warn_about_fits,
 )
 from kraken_bids.errors import ModelError, UsageError
 
@@ -92,14 +93,38 @@ def test_one_participant_may_be_scaled():
     assert len(np.unique(adapted, axis=0)) == 3
 
 
-def test_few_participants_are_warned_about(caplog):
-    with caplog.at_level(logging.WARNING):
-        fit("meanfit", n=19)
-        assert "19 participants only" in caplog.text
-        caplog.clear()
-        fit("meanfit", n=20)
-        fit("none", n=1)
-        assert not caplog.text
+def test_few_participants_are_warned_about_in_one_line(caplog):
+    fits = {"a@x": fit("meanfit", n=19), "b@x": fit("meanshift", n=3), "c": fit("meanfit", n=20)}
+    warn_about_fits(fits | {"d": fit("none", n=1)})
+    (record,) = caplog.records
+    assert "few participants: a@x 19, b@x 3; from 20 on" in record.message
+
+
+def test_hopeless_fits_are_warned_about(caplog):
+    shuffled = fit_adaptation("meanfit", [0, 1, 0, 1], [1, 1, 2, 2.1], n_participants=50)
+    warn_about_fits({"FCcorr_fs86_hpf": shuffled, "b": fit("meanfit", n=30)})
+    (record,) = caplog.records
+    assert "FCcorr_fs86_hpf: the cohort's mean and the training mean have hardly" in record.message
+    assert "(R² 0.002, slope 0.05)" in record.message
+
+
+def test_scales_are_compared():
+    m = np.array([1.0, 2, 3, 4, np.nan])
+    slope, r_squared = compare_means(m, 3 * m - 1)
+    assert (slope, r_squared) == (pytest.approx(3), pytest.approx(1))
+    assert not is_familiar(slope, r_squared)
+    assert is_familiar(*compare_means(m, 1.5 * m))
+    assert not is_familiar(*compare_means(m, -m))
+    assert not is_familiar(*compare_means(m[:1], m[:1]))
+
+
+def test_some_edges_are_mapped_back_like_all():
+    for mode in ADAPTATIONS:
+        adaptation = fit(mode)
+        y = adaptation.forward(X)
+        np.testing.assert_array_equal(
+            adaptation.inverse(y[:, 1:3], slice(1, 3)), adaptation.inverse(y)[:, 1:3]
+        )
 
 
 @pytest.mark.parametrize(

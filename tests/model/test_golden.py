@@ -16,9 +16,10 @@ from scipy.io import savemat
 from kraken_bids.connectome.adaptation import RunningMean, fit_adaptation
 from kraken_bids.connectome.edges import edges_to_matrix
 from kraken_bids.errors import InputError, ModelError
+from kraken_bids.formats.matching import match_inputs
+from kraken_bids.formats.opening import open_inputs
 from kraken_bids.model.bundle import convert_checkpoint
 from kraken_bids.model.fusion import resolve_fusions, resolve_members
-from kraken_bids.model.inputs import match_participants, read_table
 from kraken_bids.model.krakencoder import Krakencoder
 from kraken_bids.model_commands.cli import main
 
@@ -86,14 +87,17 @@ def parse_options(words: list[str]) -> dict[str, list[str]]:
 
 
 def read_inputs(folder: Path, case: dict, bundle) -> dict[str, np.ndarray]:
-    tables = {}
-    for name, file in case["inputs"].items():
-        is_latent = name == "encoded"
-        file = "encoded_fusion.mat" if is_latent else file
-        size = bundle.latent_size if is_latent else bundle.n_edges(name)
-        path = folder / "inputs" / file
-        tables[name] = read_table(path, name, n_columns=size, is_latent=is_latent)
-    return match_participants(tables)[1]
+    texts = [
+        f"{name}={folder / 'inputs' / ('encoded_fusion.mat' if name == 'encoded' else file)}"
+        for name, file in case["inputs"].items()
+    ]
+    return read_all(texts, bundle)
+
+
+def read_all(texts: list[str], bundle) -> dict[str, np.ndarray]:
+    sizes = {flavor: bundle.n_edges(flavor) for flavor in bundle.flavors}
+    matched = match_inputs(open_inputs(texts, sizes, latent_size=bundle.latent_size))
+    return {name: matched.read(name, 0, len(matched.participants)) for name in matched.inputs}
 
 
 def adapt(inputs, folder: Path, case: dict, options, bundle) -> dict[str, np.ndarray]:
@@ -116,7 +120,7 @@ def source_mean(folder: Path, flavor: str, bundle) -> np.ndarray:
         with np.load(folder / "cases" / "adapt_source_mean.npz") as stored:
             return stored[flavor]
     cohort = RunningMean(bundle.n_edges(flavor))
-    cohort.add(read_table(file, flavor, n_columns=bundle.n_edges(flavor)).values)
+    cohort.add(read_all([f"{flavor}={file}"], bundle)[flavor])
     return cohort.mean
 
 
@@ -237,7 +241,7 @@ def test_latents_of_several_sources_are_refused_as_one_input(tmp_path):
     file = tmp_path / "o_encoded.mat"
     savemat(file, {"predicted_alltypes": predicted}, long_field_names=True)
     with pytest.raises(InputError, match="which one is meant"):
-        read_table(file, "encoded", n_columns=16, is_latent=True)
+        open_inputs([f"encoded={file}"], {}, latent_size=16)
 
 
 def test_command_line_writes_the_reference_programs_numbers(tmp_path):

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import doctest
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+import kraken_bids
+from kraken_bids.connectome.edges import edges_to_matrix
 from kraken_bids.errors import ModelError, ResourceError, UsageError
 from kraken_bids.model import krakencoder
 from kraken_bids.model.bundle import write_bundle
-from kraken_bids.model.krakencoder import Krakencoder, resolve_device
+from kraken_bids.model.devices import Chain, Processor, TorchDevice
+from kraken_bids.model.krakencoder import Krakencoder, load_flavor, resolve_device
 from kraken_bids.model.layers import FlavorModel, Layer
 from kraken_bids.model.network import Coder
-from kraken_bids.model.transforms import Transform
+from kraken_bids.model.transforms import PER_EDGE_MEAN, TRANSFORMS, Transform
 
 SC, FC = "SCsdstream_toy_count", "FCcorr_toy_hpf"
 
@@ -81,7 +87,7 @@ def test_a_participant_without_a_flavor_stays_missing_and_fuses_the_rest(model, 
 def test_batches_do_not_change_the_numbers(model, edges, monkeypatch):
     whole = model.encode(edges)
     decoded = model.decode(whole[SC])
-    monkeypatch.setattr(krakencoder, "BATCH_SIZE", 2)
+    monkeypatch.setattr(krakencoder, "batch_rows", lambda n_edges: 2)
     for flavor, latent in model.encode(edges).items():
         np.testing.assert_allclose(latent, whole[flavor], atol=1e-6)
     for flavor, predicted in model.decode(whole[SC]).items():
@@ -104,7 +110,7 @@ def test_variants_leave_out_the_target_and_empty_ones_are_said(model, edges, cap
     np.testing.assert_allclose(
         found["fusion.noself", FC], model.decode(latents[SC], [FC])[FC], rtol=1e-5
     )
-    assert "fusion.noatlas cannot predict FCcorr_toy_hpf: no flavor is left" in caplog.text
+    assert f"fusion.noatlas cannot predict {SC}, {FC}: no flavor is left" in caplog.text
 
 
 def test_normalised_fusion_is_decoded_from_latents_of_length_one(model, edges):
@@ -128,6 +134,98 @@ def test_arrays_are_float32_and_arguments_are_left_alone(model, edges):
         np.testing.assert_array_equal(x, before[flavor])
 
 
+def test_matrices_and_lists_are_taken_as_well_as_triangles(model, edges):
+    expected = model.encode(edges)
+    matrices = {flavor: edges_to_matrix(x) for flavor, x in edges.items()}
+    lists = {flavor: x.tolist() for flavor, x in edges.items()}
+    for given in (matrices, lists):
+        for flavor, latent in model.encode(given).items():
+            np.testing.assert_allclose(latent, expected[flavor], atol=1e-6)
+    latent = expected[SC].tolist()
+    np.testing.assert_allclose(
+        model.decode(latent, [FC])[FC], model.decode(expected[SC], [FC])[FC], rtol=1e-5
+    )
+
+
+def test_a_cohort_is_adapted_and_its_gaps_are_filled(model, edges):
+    for flavor in edges:
+        edges[flavor] = 2 + 3 * model.bundle.training_mean(flavor) + 0.1 * edges[flavor]
+    edges[SC][1] = edges[FC][0, 2] = np.nan
+    adapted = model.adapt(edges, "meanshift")
+    mean = model.bundle.training_mean(SC)
+    np.testing.assert_allclose(np.nanmean(adapted[SC], axis=0), mean, atol=1e-4)
+    assert np.isnan(adapted[SC]).all(axis=1).tolist() == [False, True, False, False, False]
+    assert adapted[FC][0, 2] == model.bundle.training_mean(FC)[2]
+    assert np.isnan(edges[FC][0, 2])
+    with pytest.raises(ModelError, match="the same for every person"):
+        model.adapt({SC: edges[SC][:1]})
+
+
+def test_the_example_of_the_docstring_runs(tiny_bundle):
+    names = {"Krakencoder": kraken_bids.Krakencoder, "model_dir": tiny_bundle.path}
+    finder = doctest.DocTestFinder(recurse=False)
+    (example,) = finder.find(Krakencoder, "Krakencoder", globs=names)
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_neither_the_package_nor_a_model_on_a_processor_loads_torch(tiny_bundle):
+    code = (
+        "import sys, kraken_bids\n"
+        "assert 'numpy' not in sys.modules\n"
+        "kraken_bids.Krakencoder.from_pretrained(sys.argv[1], device='cpu').decode([[1, 2, 3]])\n"
+        "assert not {'torch', 'scipy', 'safetensors'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tiny_bundle.path)], check=True)
+
+
+def test_weights_that_were_cut_short_are_told(tiny_bundle):
+    raw = tiny_bundle.weights_file.read_bytes()
+    for damaged in (raw[:-4], b"\xff" * 8 + raw[8:], b""):
+        tiny_bundle.weights_file.write_bytes(damaged)
+        with pytest.raises(ResourceError, match="convert"):
+            load_flavor(tiny_bundle, SC, Processor())
+
+
+def test_some_edges_equal_those_of_all(rng, tmp_path):
+    for number, kind in enumerate(TRANSFORMS):
+        sizes = {"components": (4, 6)}
+        sizes |= {name: (6,) for name in ("mean", "deviation") if kind in PER_EDGE_MEAN}
+        values = {
+            name: (0.5 + rng.random(sizes.get(name, (1,)))).astype("f4")
+            for name in TRANSFORMS[kind].reference_keys
+        }
+        n_features = 4 if "components" in values else 6
+        flavor = FlavorModel(
+            6,
+            Transform(kind, values),
+            (Layer(np.ones((3, n_features), "f4")),),
+            (Layer(np.ones((n_features, 3), "f4")),),
+        )
+        bundle = write_bundle(
+            tmp_path / str(number), flavors={SC: flavor}, latent_size=3, provenance={}
+        )
+        loaded = load_flavor(bundle, SC, Processor())
+        features = rng.random((5, n_features)).astype("f4")
+        found = loaded.some_edges(features, slice(2, 5))
+        expected = loaded.transform.inverse(features)[:, 2:5]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=kind)
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid", "normalize", "leaky_relu:0.2"])
+def test_layers_compute_what_torch_computes(rng, name):
+    layers = [
+        Layer(rng.normal(size=(5, 4)).astype("f4"), rng.normal(size=5).astype("f4"), (name,)),
+        Layer(rng.normal(size=(3, 5)).astype("f4"), None, ("normalize",)),
+    ]
+    x = rng.normal(size=(7, 4), scale=3).astype("f4")
+    expected = Coder.from_layers(layers).eval()(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(Chain.from_layers(layers, Processor())(x), expected, atol=1e-6)
+    device = TorchDevice("cpu")
+    with device.computing():
+        found = device.get(Chain.from_layers(layers, device)(device.put(x)))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_only_flavors_in_use_are_loaded(model, edges):
     model.encode({SC: edges[SC]})
     assert list(model._loaded) == [SC]
@@ -139,11 +237,12 @@ def test_only_flavors_in_use_are_loaded(model, edges):
         (lambda x: x.update({"FCcorr_toi_hpf": x[FC]}), "'FCcorr_toi_hpf' is not in model"),
         (lambda x: x.update({FC: x[FC][:, :3]}), r"shape \(5, 3\) .* 6\) is needed \(FCcorr_toy"),
         (lambda x: x.update({FC: x[FC][0]}), r"shape \(6,\)"),
+        (lambda x: x.update({FC: np.arange(16).reshape(1, 4, 4)}), r"matrix 0 is not symmetric"),
         (lambda x: x.update({FC: x[FC][:3]}), "numbers of participants differ"),
         (lambda x: x[FC].__setitem__((3, 2), np.nan), "1 values are NaN or infinite, in rows 3"),
         (lambda x: x[SC].__setitem__((slice(None), 2), np.inf), "in rows 0, 1, 2, 3, 4"),
     ],
-    ids=["flavor", "edges", "one-row", "rows", "nan", "infinite"],
+    ids=["flavor", "edges", "one-row", "triangle", "rows", "nan", "infinite"],
 )
 def test_arrays_that_cannot_be_encoded_are_told(model, edges, change, message):
     change(edges)

@@ -38,6 +38,33 @@ def test_train_refuses_an_unknown_atlas(inputs, tmp_path, capsys):
     assert "Did you mean 'fs86'" in capsys.readouterr().err
 
 
+def test_train_takes_flavors_of_any_atlas(tmp_path):
+    rng = np.random.default_rng(4)
+    texts = []
+    for flavor in ("FCcorr_mine7_hpf", "SCsdstream_mine7_volnorm"):
+        np.savez(tmp_path / f"{flavor}.npz", data=rng.normal(size=(9, 21)), subjects=range(9))
+        texts.append(str(tmp_path / f"{flavor}.npz"))  # the file's name tells the flavor
+    assert main(["train", "--input", *texts, "--output", str(tmp_path / "model"), *QUICK]) == 0
+    assert open_bundle(tmp_path / "model").n_edges("FCcorr_mine7_hpf") == 21
+
+
+def test_train_refuses_an_atlas_of_another_size(inputs, tmp_path, capsys):
+    wrong = inputs[0].replace("fs86_hpf=", "shen268_hpf=")
+    code = main(["train", "--input", wrong, "--output", str(tmp_path / "model"), *QUICK])
+    assert code == 3
+    assert "holds 86 regions, atlas 'shen268' has 268" in capsys.readouterr().err
+
+
+def test_train_leaves_out_participants_with_missing_edges(inputs, tmp_path, caplog):
+    file = tmp_path / f"{FLAVORS[0]}.npz"
+    content = dict(np.load(file))
+    content["data"][3, 5] = np.nan
+    np.savez(file, **content)
+    assert main(["train", "--input", *inputs, "--output", str(tmp_path / "model"), *QUICK]) == 0
+    assert f"{FLAVORS[0]}: participants p3 lack single edges" in caplog.text
+    assert open_bundle(tmp_path / "model").config["provenance"]["n_participants"] == 10
+
+
 def test_train_refuses_too_many_components(inputs, tmp_path, capsys):
     code = main([
         "train", "--input", *inputs, "--output", str(tmp_path / "model"),
