@@ -18,7 +18,6 @@ from ..connectome.edges import edges_to_matrix, n_edges, n_regions
 from ..errors import InputError, UsageError, suggest
 from .checks import check_rows, matrix_rows
 from .inputs import FlavorInput, ReadRows, Wanted
-from .npz import row_batches
 from .outputs import Decoded, Latents, OutputFacts
 
 
@@ -56,7 +55,7 @@ class Hdf5Writer:
         shape = (n, *[n_regions(width)] * 2) if self.square else (n, width)
         name = f"{decoded.source}/{decoded.target}"
         dataset = self.file.create_dataset(name, shape, dtype=np.float32)
-        for start, rows in row_batches(decoded):
+        for start, rows in decoded.batches():
             block = edges_to_matrix(rows, diagonal=np.nan) if self.square else rows
             dataset[start : start + len(rows)] = block
 

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from ..bids.writers import atomic_path
 from ..connectome.edges import edges_to_matrix, n_regions
 from ..errors import KrakenBIDSError, Problems, UsageError, suggest
-from .npz import BATCH_BYTES, ENCODED, row_batches
+from .npz import ENCODED
 from .outputs import Decoded, Latents, OutputFacts
 
 _log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ PLACEHOLDERS: dict[str, str] = {
     **dict.fromkeys(("input", "i", "in", "s", "src", "source"), "input"),
     **dict.fromkeys(("output", "o", "out", "t", "trg", "targ", "target"), "output"),
 }
+#: Bytes decoded at a time: for each batch all weights of a flavor are read, up to 100 MB.
+BATCH_BYTES = 32 << 20
 #: Bytes that an array, and an element of the file, may have.
 MAX_ARRAY_BYTES = 2**31 - 1
 MAX_ELEMENT_BYTES = 2**32 - 1
@@ -319,7 +321,7 @@ class MatlabWriter:
         if (*key, -1) in self.holes:
             self._fill((*key, -1), _column_batches(decoded))
             return
-        for start, rows in row_batches(decoded):
+        for start, rows in decoded.batches():
             for row, edges in enumerate(rows, start):
                 self._fill((*key, row), [edges_to_matrix(edges, diagonal=np.nan)])
 

@@ -17,28 +17,6 @@ from .outputs import Decoded, Latents, OutputFacts
 
 #: Name of the latents, where others have a target.
 ENCODED = "encoded"
-#: Bytes decoded at a time: for each batch all weights of a flavor are read, up to 100 MB. With
-#: a batch of 4 MB that takes half of the time.
-BATCH_BYTES = 32 << 20
-
-
-def batch_rows(row_bytes: int) -> int:
-    """Rows that make up a batch, at least one.
-
-    Examples
-    --------
-    >>> batch_rows(4 * 3655)
-    286
-    """
-    return max(1, BATCH_BYTES // max(1, row_bytes))
-
-
-def row_batches(decoded: Decoded) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Decode a prediction some participants at a time: first participant and (k, n_edges)."""
-    n, n_edges = decoded.shape
-    size = batch_rows(4 * n_edges)
-    for start in range(0, n, size):
-        yield start, decoded.rows(start, min(start + size, n))
 
 
 @contextlib.contextmanager
@@ -76,7 +54,7 @@ class NpzWriter:
     def add_connectomes(self, decoded: Decoded) -> None:
         """Write a source's predictions of a target."""
         shape: tuple[int, ...] = decoded.shape
-        batches = (np.ascontiguousarray(rows, np.float32) for _, rows in row_batches(decoded))
+        batches = (np.ascontiguousarray(rows, np.float32) for _, rows in decoded.batches())
         if self.square:
             shape = (shape[0], *[n_regions(shape[1])] * 2)
             batches = (edges_to_matrix(rows, diagonal=np.nan) for rows in batches)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +33,11 @@ class Decoded(Protocol):
     shape: tuple[int, int]
     n_inputs: NDArray[np.int64]
 
-    def rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Participants start to stop: (stop - start, n_edges); rows of NaN where there is none."""
+    def batches(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """All participants in order, some at a time: the first one, and (k, n_edges).
+
+        Rows are NaN where there is no prediction.
+        """
 
     def columns(self, start: int, stop: int) -> NDArray[np.float32]:
         """Edges start to stop of all participants: (n, stop - start)."""

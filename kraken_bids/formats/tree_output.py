@@ -32,7 +32,6 @@ from ..bids.writers import write_json, write_table
 from ..connectome.edges import edges_to_matrix, n_regions
 from ..errors import KrakenBIDSError, Problems, ResourceError, UsageError
 from ..flavors import Flavor
-from .npz import row_batches
 from .outputs import Decoded, Latents, OutputFacts
 
 #: Name by which an earlier data set is known to be one of predictions, and nothing else.
@@ -242,7 +241,7 @@ class TreeWriter:
     def add_connectomes(self, decoded: Decoded) -> None:
         """Write a source's predictions of a target, a table a participant."""
         names = self._region_names(decoded.target)
-        for start, edges in row_batches(decoded):
+        for start, edges in decoded.batches():
             for row, values in enumerate(edges, start):
                 if decoded.n_inputs[row]:
                     save_prediction(

@@ -8,7 +8,7 @@ participants; what stays are the latents.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -334,18 +334,16 @@ class DecodedConnectomes:
         self.n_inputs = self._target.cohort.n_inputs(planned.members)
         self._features: Any = None
 
-    def rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Participants start to stop: (stop - start, n_edges), quick if asked for in order."""
-        first, last = (self._position * self._target.n + row for row in (start, stop))
-        size, pieces = self._target.block_rows, []
-        while first < last:
-            block, offset = divmod(first, size)
-            taken = min(size - offset, last - first)
-            pieces.append(self._blocks.get(self._number, block)[offset : offset + taken])
-            first += taken
-        if len(pieces) == 1:
-            return pieces[0]
-        return np.concatenate(pieces) if pieces else np.empty((0, self.shape[1]), np.float32)
+    def batches(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """All participants in order, a block at a time: the first one, and (k, n_edges)."""
+        n, size = self._target.n, self._target.block_rows
+        row, last = self._position * n, (self._position + 1) * n
+        while row < last:
+            block, offset = divmod(row, size)
+            n_taken = min(size - offset, last - row)
+            rows = self._blocks.get(self._number, block)[offset : offset + n_taken]
+            yield row - self._position * n, rows
+            row += n_taken
 
     def columns(self, start: int, stop: int) -> NDArray[np.float32]:
         """Edges start to stop of all participants: (n, stop - start)."""

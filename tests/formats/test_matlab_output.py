@@ -26,8 +26,9 @@ class Given:
         self.source, self.target, self.values = source, target, values
         self.shape, self.n_inputs = values.shape, np.ones(len(values), dtype=np.int64)
 
-    def rows(self, start, stop):
-        return self.values[start:stop]
+    def batches(self):
+        for start in range(0, len(self.values), 2):
+            yield start, self.values[start : start + 2]
 
     def columns(self, start, stop):
         return self.values[:, start:stop]

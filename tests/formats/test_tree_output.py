@@ -34,8 +34,9 @@ class Given:
         self.values[self.n_inputs == 0] = np.nan
         self.shape = self.values.shape
 
-    def rows(self, start, stop):
-        return self.values[start:stop]
+    def batches(self):
+        for start in range(0, len(self.values), 2):
+            yield start, self.values[start : start + 2]
 
 
 def facts(**changes):
