@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Files of connectomes of all makes, in and out: a module a format."""
+"""Files of connectomes of all makes: `inputs` and `outputs` say what readers and writers share."""

@@ -200,7 +200,7 @@ def _chosen(inputs: MatchedInputs, asked: Sequence[str]) -> NDArray[np.bool_]:
 
     if not asked:
         return np.ones(len(inputs.participants), dtype=bool)
-    from ..formats.matching import select_participants
+    from ..formats.reading.matching import select_participants
     from .prediction_setup import read_ids
 
     wanted = select_participants(inputs, read_ids(asked), option="--evaluate-on")

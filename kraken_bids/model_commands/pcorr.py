@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from ..connectome.partial import LambdaSearch
     from ..connectome.spectra import MatrixMean
-    from ..formats.correlations import Correlations
-    from ..formats.square_output import MatrixFacts
+    from ..formats.reading.correlations import Correlations
+    from ..formats.writing.squares import MatrixFacts
 
 __all__ = ["add_arguments", "run"]
 
@@ -46,7 +46,7 @@ class Cohort:
 
     def matrix(self, position: int) -> NDArray[np.float64]:
         """Normalised matrix of one participant, NaN for missing regions."""
-        from ..formats.correlations import normalize
+        from ..formats.reading.correlations import normalize
 
         typed = self.request.typed
         return normalize(
@@ -80,8 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _open(request: Request) -> tuple[Cohort, NDArray[np.float64] | None]:
     """Open the inputs, look through all matrices, and tell of all problems."""
-    from ..formats.correlations import open_correlations, read_target
-    from ..formats.square_output import check_matrix_output
+    from ..formats.reading.correlations import open_correlations, read_target
+    from ..formats.writing.squares import check_matrix_output
 
     problems: list[KrakenBIDSError] = []
     target = None
@@ -108,7 +108,7 @@ def _cohort_problems(
     source: Correlations, target: NDArray[np.float64] | None, request: Request
 ) -> list[KrakenBIDSError]:
     from ..atlases import atlas_names, load_atlas
-    from ..formats.checks import name_some
+    from ..formats.reading.checks import name_some
 
     problems: list[KrakenBIDSError] = []
     if not source.participants:
@@ -149,7 +149,7 @@ def _looked_through(cohort: Cohort) -> Cohort:
     """Look at every matrix once; tell of all that are no correlations."""
     import numpy as np
 
-    from ..formats.checks import name_some
+    from ..formats.reading.checks import name_some
 
     source = cohort.source
     errors: list[tuple[str, KrakenBIDSError]] = []
@@ -182,7 +182,7 @@ def _looked_through(cohort: Cohort) -> Cohort:
 
 def _told(errors: Sequence[tuple[str, KrakenBIDSError]], where: str) -> list[KrakenBIDSError]:
     """One error for all participants whose problems differ in numbers at most."""
-    from ..formats.checks import name_some
+    from ..formats.reading.checks import name_some
 
     alike: dict[str, list[tuple[str, KrakenBIDSError]]] = {}
     for participant, error in errors:
@@ -267,7 +267,7 @@ def _write_search(found: LambdaSearch, cohort: Cohort) -> None:
 
 
 def _facts(request: Request, cohort: Cohort, raw: float) -> MatrixFacts:
-    from ..formats.square_output import MatrixFacts
+    from ..formats.writing.squares import MatrixFacts
 
     decimals = request.typed.reference_rounding
     rounded = raw if decimals is None else round(raw, decimals)
@@ -285,7 +285,7 @@ def _facts(request: Request, cohort: Cohort, raw: float) -> MatrixFacts:
 def _write(cohort: Cohort, facts: MatrixFacts) -> None:
     """Compute all matrices, and write them and their mean."""
     from ..connectome.spectra import MatrixMean
-    from ..formats.square_output import MATRIX_WRITERS, MEAN_WRITERS, fill_tree
+    from ..formats.writing.squares import MATRIX_WRITERS, MEAN_WRITERS, fill_tree
     from ..model.storage import replaced_dir
 
     output, mean_file = cohort.request.typed.output, cohort.request.typed.output_mean
@@ -337,7 +337,7 @@ def _computed(cohort: Cohort, facts: MatrixFacts) -> Iterator[NDArray[np.float64
 
     from ..connectome.partial import partial_correlation, regularized_precision
     from ..connectome.spectra import in_order
-    from ..formats.square_output import PARTIAL
+    from ..formats.writing.squares import PARTIAL
 
     def compute(matrix: NDArray[np.float64]) -> NDArray[np.float64] | InputError:
         kept = ~np.isnan(matrix).all(axis=0)

@@ -115,7 +115,7 @@ class Request:
 
 def read_request(typed: argparse.Namespace) -> Request:
     """Check the options, and tell of all that are wrong."""
-    from ..formats.square_output import PARTIAL, PRECISION
+    from ..formats.writing.squares import PARTIAL, PRECISION
     from ..machine import available_cores
 
     problems: list[KrakenBIDSError] = []

@@ -138,7 +138,7 @@ def computing_threads(asked: int | None) -> Iterator[int]:
 
 def _predict(setup: Setup, arguments: argparse.Namespace, *, n_threads: int) -> None:
     """Read and encode, then decode and write."""
-    from ..formats.writing import open_output
+    from ..formats.writing.opening import open_output
     from ..model.adaptation_file import save_adaptations
     from ..model.cohort_run import decode_cohort, encode_cohort, source_latents
     from ..model.krakencoder import Krakencoder

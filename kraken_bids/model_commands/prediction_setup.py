@@ -20,10 +20,11 @@ from ..bids.cohort import read_sites
 from ..connectome.adaptation import ADAPTATIONS, Adaptation, resolve_mode
 from ..errors import InputError, KrakenBIDSError, ModelError, UsageError, suggest
 from ..formats.inputs import MatchedInputs
-from ..formats.matching import match_inputs, select_participants
-from ..formats.naming import is_latent_name
-from ..formats.opening import open_inputs
-from ..formats.writing import OutputFacts, check_output
+from ..formats.outputs import OutputFacts
+from ..formats.reading.matching import match_inputs, select_participants
+from ..formats.reading.naming import is_latent_name
+from ..formats.reading.opening import open_inputs
+from ..formats.writing.opening import check_output
 from ..model.adaptation_file import load_adaptations, load_provenance
 from ..model.bundle import Bundle
 from ..model.cohort_fit import FitSample, plan_fit

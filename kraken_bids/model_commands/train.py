@@ -90,9 +90,9 @@ def _read_cohort(texts: list[str]) -> dict[str, NDArray[np.float32]]:
     """
     import numpy as np
 
-    from ..formats.checks import name_some
-    from ..formats.matching import match_inputs
-    from ..formats.opening import open_inputs, raise_all
+    from ..formats.reading.checks import name_some
+    from ..formats.reading.matching import match_inputs
+    from ..formats.reading.opening import open_inputs, raise_all
 
     inputs = open_inputs(texts, {}, latent_size=0)
     raise_all([problem for found in inputs.values() if (problem := _check_atlas(found))])

@@ -16,8 +16,8 @@ from scipy.io import savemat
 from kraken_bids.connectome.adaptation import RunningMean, fit_adaptation
 from kraken_bids.connectome.edges import edges_to_matrix
 from kraken_bids.errors import InputError, ModelError
-from kraken_bids.formats.matching import match_inputs
-from kraken_bids.formats.opening import open_inputs
+from kraken_bids.formats.reading.matching import match_inputs
+from kraken_bids.formats.reading.opening import open_inputs
 from kraken_bids.model.bundle import convert_checkpoint
 from kraken_bids.model.fusion import resolve_fusions, resolve_members
 from kraken_bids.model.krakencoder import Krakencoder

@@ -18,7 +18,7 @@ from scipy.io import loadmat, savemat
 from kraken_bids.connectome.edges import edges_to_matrix
 from kraken_bids.errors import Problems
 from kraken_bids.formats.outputs import OutputFacts
-from kraken_bids.formats.writing import check_output
+from kraken_bids.formats.writing.opening import check_output
 from kraken_bids.model_commands.cli import main
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
