@@ -111,3 +111,12 @@ def test_the_wheel_ships_every_module_and_data_file(wheel):
     ]
     assert set(files) <= wheel
     assert any(name.endswith("licenses/LICENSE") for name in wheel)
+
+
+def test_the_python_interface_is_at_the_top():
+    import kraken_bids
+
+    assert kraken_bids.Krakencoder.__module__ == "kraken_bids.model.krakencoder"
+    assert kraken_bids.PCAProjection.__module__ == "kraken_bids.model.projection"
+    with pytest.raises(AttributeError, match="Krakenkoder"):
+        kraken_bids.Krakenkoder  # noqa: B018

@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 #: Cohorts below this size get a warning: their mean still carries the individuals.
 FEW_PARTICIPANTS = 20
+#: More flavors than this are counted in a message, not named.
+N_NAMED = 5
 #: Squared correlation of two means below which they hardly are of the same kind of data.
 HOPELESS_R_SQUARED = 0.1
 #: Without adaptation, data count as being in the training scale if the line between the means
@@ -224,15 +226,15 @@ def warn_about_fits(adaptations: Mapping[str, Adaptation]) -> None:
     adaptations
         By flavor, or by flavor and site.
     """
-    few = [
-        f"{key} {fit.n_participants}"
+    few = {
+        key: fit.n_participants
         for key, fit in adaptations.items()
         if fit.mode != "none" and fit.n_participants < FEW_PARTICIPANTS
-    ]
+    }
     if few:
         _log.warning(
             "Adaptations fitted on few participants: %s; from %d on they are dependable",
-            ", ".join(few),
+            describe_counts(few),
             FEW_PARTICIPANTS,
         )
     for key, fit in adaptations.items():
@@ -244,6 +246,23 @@ def warn_about_fits(adaptations: Mapping[str, Adaptation]) -> None:
                 fit.r_squared,
                 fit.slope,
             )
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Say how many there are of each, those with the same number together.
+
+    Examples
+    --------
+    >>> describe_counts({"FCcorr_fs86_hpf": 6, "FCpcorr_fs86_hpf": 6, "SCsdstream_fs86_count": 5})
+    '6 with FCcorr_fs86_hpf, FCpcorr_fs86_hpf; 5 with SCsdstream_fs86_count'
+    """
+    names: dict[int, list[str]] = {}
+    for name, count in counts.items():
+        names.setdefault(count, []).append(name)
+    return "; ".join(
+        f"{count} with {', '.join(some) if len(some) <= N_NAMED else f'{len(some)} flavors each'}"
+        for count, some in names.items()
+    )
 
 
 def compare_means(

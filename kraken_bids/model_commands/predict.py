@@ -226,9 +226,11 @@ def tell_reading(reader: CohortReader) -> None:
 
 def _summarise(setup: Setup, cohort: CohortLatents, output: Path) -> None:
     """Log what came of the run."""
+    from ..connectome.adaptation import describe_counts
+
     n = len(cohort.participants)
-    had = ", ".join(f"{name} {int(rows.sum())}" for name, rows in cohort.present.items())
-    _log.info("%d participants, who have: %s", n, had)
+    had = {name: int(rows.sum()) for name, rows in cohort.present.items()}
+    _log.info("%d participants: %s", n, describe_counts(had))
     for source in setup.sources:
         n_without = int((cohort.n_inputs(source.members) == 0).sum())
         if n_without:

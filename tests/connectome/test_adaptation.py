@@ -8,6 +8,7 @@ from kraken_bids.connectome.adaptation import (
     ADAPTATIONS,
     RunningMean,
     compare_means,
+    describe_counts,
     fill_missing,
     fit_adaptation,
     is_familiar,
@@ -97,7 +98,7 @@ def test_few_participants_are_warned_about_in_one_line(caplog):
     fits = {"a@x": fit("meanfit", n=19), "b@x": fit("meanshift", n=3), "c": fit("meanfit", n=20)}
     warn_about_fits(fits | {"d": fit("none", n=1)})
     (record,) = caplog.records
-    assert "few participants: a@x 19, b@x 3; from 20 on" in record.message
+    assert "few participants: 19 with a@x; 3 with b@x; from 20 on" in record.message
 
 
 def test_hopeless_fits_are_warned_about(caplog):
@@ -175,3 +176,8 @@ def test_missing_edges_are_filled_and_counted():
     np.testing.assert_array_equal(filled, [[1, 8, 9], [1, 2, 3], [np.nan] * 3])
     assert n_filled.tolist() == [2, 0, 0]
     assert np.isnan(x[0, 1])  # the argument is left alone
+
+
+def test_many_flavors_with_the_same_number_are_counted_not_named():
+    counts = {f"F{i}": 6 for i in range(15)} | {"G": 5}
+    assert describe_counts(counts) == "6 with 15 flavors each; 5 with G"
