@@ -26,24 +26,26 @@ ALLOWED: dict[str, set[str]] = {
     ".atlases": {".errors"},
     ".plan": {".errors"},
     ".machine": {".errors"},
+    ".storage": {".errors"},
     ".download": {".errors", ".atlases"},
     ".published": {".errors", ".flavors", ".atlases"},
     ".fetch": {".errors", ".flavors", ".atlases", ".download", ".published"},
     ".connectome": {".errors", ".flavors", "numpy", "scipy"},
-    ".model": {".errors", ".flavors", ".download", ".fetch", ".published", ".connectome",
-               ".formats", "numpy", "scipy", "torch", "safetensors", "h5py"},
-    ".formats": {".errors", ".flavors", ".atlases", ".connectome", ".bids",
+    ".model": {".errors", ".storage", ".flavors", ".download", ".fetch", ".published",
+               ".connectome", ".formats", "numpy", "scipy", "torch", "safetensors", "h5py"},
+    ".formats": {".errors", ".storage", ".flavors", ".atlases", ".connectome", ".bids",
                  "numpy", "scipy", "h5py", "zlib_ng", "orjson"},
     ".images": {".errors", ".plan",
                 "numpy", "scipy", "nibabel", "nitransforms", "h5py", "zlib_ng"},
-    ".bids": {".errors", ".flavors", ".atlases", ".plan", ".settings",
+    ".bids": {".errors", ".storage", ".flavors", ".atlases", ".plan", ".settings",
               "numpy", "nibabel", "bids", "orjson", "h5py"},
-    ".completion": {".errors", ".bids"},
+    ".completion": {".errors", ".storage", ".bids"},
     ".boilerplate": {".errors", ".flavors", ".atlases", ".settings"},
     ".report": {".errors", ".flavors", ".atlases", ".bids",
                 "numpy", "matplotlib", "PIL", "jinja2", "safetensors"},
-    ".interfaces": {".errors", ".flavors", ".atlases", ".plan", ".bids", ".connectome", ".model",
-                    ".images", ".report", ".completion", "numpy", "nibabel", "nipype"},
+    ".interfaces": {".errors", ".storage", ".flavors", ".atlases", ".plan", ".bids", ".connectome",
+                    ".model", ".formats", ".images", ".report", ".completion",
+                    "numpy", "nibabel", "nipype"},
     ".workflows": {".errors", ".flavors", ".atlases", ".plan", ".settings", ".bids", ".interfaces",
                    "nipype"},
     ".demo": {".errors", ".flavors", ".atlases", ".bids", ".connectome", ".model", ".images",
@@ -51,12 +53,16 @@ ALLOWED: dict[str, set[str]] = {
     ".execution": {".errors", ".settings", "nipype", "threadpoolctl"},
 }  # fmt: skip
 #: Modules that only the command lines are made of; they may import any part but the demo.
-PROGRAMS = {".cli", ".arguments", ".run", ".run_group", ".model_commands", ".__main__"}
+PROGRAMS = {
+    ".cli", ".arguments", ".lambda_search", ".run", ".run_group", ".model_commands", ".__main__",
+}  # fmt: skip
 #: Narrower than a whole part: what of it may be used.
 ONLY = {
     (".workflows", ".bids"): {"kraken_bids.bids.names"},
     # what readers give and writers take, not how: the model knows no file format
     (".model", ".formats"): {"kraken_bids.formats.inputs", "kraken_bids.formats.outputs"},
+    # what is a correlation and what a target is told as by kraken-model pcorr
+    (".interfaces", ".formats"): {"kraken_bids.formats.reading.correlations"},
 }
 #: Loaded inside functions only, so that `--help` stays quick and workers stay small.
 LAZY = {"torch", "nilearn", "matplotlib", "bids"}

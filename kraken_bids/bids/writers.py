@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Files that appear whole or not at all, and the tables that we write and read."""
+"""The tables and sidecars that we write and read; files appear whole or not at all."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +12,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from ..errors import InputError, ResourceError
+from ..errors import InputError
+from ..storage import atomic_path
 
 #: What BIDS writes where there is no value.
 MISSING = "n/a"
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, put in its place when the block ends well.
-
-    The temporary file is hidden, unique to the process, and removed when the block fails.
-
-    Raises
-    ------
-    ResourceError
-        If the folder cannot be made or written, or the disk is full.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write: {error.strerror}",
-            where=str(path),
-            fix="Give an output folder that you may write to, on a disk with room.",
-        ) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write: {error.strerror or error}",
-            where=str(path),
-            fix="Look for a full disk or a folder that you may not write to.",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..connectome.adaptation import Adaptation, resolve_mode
 from ..errors import ResourceError, UsageError
-from .storage import write_whole
+from ..storage import atomic_path
 
 _NUMBERS = ("mode", "slope", "intercept", "r_squared", "n_participants")
 _FIT_AGAIN = "Fit the adaptation again: run the group level."
@@ -55,9 +55,11 @@ def save_adaptations(
         arrays[f"{flavor}.target_mean"] = np.ascontiguousarray(adaptation.target_mean)
     # one key: several would be written in an order that changes from run to run
     raw = save(arrays, metadata={"adaptations": json.dumps(content, sort_keys=True)})
-    write_whole(path, raw)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(raw)
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_whole(path.with_suffix(".json"), text.encode())
+    with atomic_path(path.with_suffix(".json")) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def load_adaptations(path: Path) -> dict[str, Adaptation]:

@@ -20,9 +20,9 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from ..errors import ModelError, UsageError
+from ..storage import atomic_path
 from .bundle import Bundle
 from .checkpoint import activations, intergroup_activations
-from .storage import whole_file
 from .transform_files import N_PARTICIPANTS_KEY
 from .transforms import PER_EDGE_MEAN, TRANSFORMS
 
@@ -84,7 +84,7 @@ def write_reference(bundle: Bundle, prefix: Path | str) -> ReferenceFiles:
     content["state_dict"] = OrderedDict(
         (key, torch.from_numpy(np.array(array))) for key, array in content["state_dict"].items()
     )
-    with whole_file(files.transforms) as transforms, whole_file(files.checkpoint) as checkpoint:
+    with atomic_path(files.transforms) as transforms, atomic_path(files.checkpoint) as checkpoint:
         with transforms.open("wb") as stream:
             _write_object(stream, {f: _transform_row(bundle, f) for f in bundle.flavors})
         saved = io.BytesIO()  # a few MB; torch says of a full disk what nobody understands

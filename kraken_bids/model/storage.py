@@ -1,16 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Files and folders of models that appear whole or not at all, and their SHA-256."""
+"""Folders of models: replaced whole, their arrays written one by one, and their SHA-256."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import json
-import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ResourceError, UsageError
+from ..storage import atomic_folder
 
 #: What folders of models are described by; `kind` there says what they are.
 CONFIG_NAME = "config.json"
 #: The kind of a folder that says none.
 BUNDLE = "model bundle"
-#: Linux's flags of renameat2: exchange two names in one step, paths relative to where we are.
-_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 
 
 @contextlib.contextmanager
@@ -55,56 +49,8 @@ def replaced_dir(out_dir: Path, *, names: Collection[str], kind: str = BUNDLE) -
             where=str(out_dir),
             fix="Give a folder that does not exist yet.",
         )
-    temporary = None
-    try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        if out_dir.exists():
-            old = _swap(temporary, out_dir)
-            for entry in old.iterdir():
-                if entry.name not in names and not (out_dir / entry.name).exists():
-                    entry.rename(out_dir / entry.name)
-            shutil.rmtree(old)
-        else:
-            temporary.replace(out_dir)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot be written: {error.strerror or error}",
-            where=str(out_dir),
-            fix="Give a folder that you may write to, on a disk with room.",
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _swap(new: Path, old: Path) -> Path:
-    """Put `new` in the place of `old`; give where `old` is then.
-
-    In one step where the system can exchange two names, so that at no moment there is neither;
-    elsewhere by two renames, since a folder can only be renamed onto an empty one.
-    """
-    if _exchange(new, old):
-        return new
-    aside = old.rename(new.with_name(f"{new.name}.old"))
-    new.replace(old)
-    return aside
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Exchange two names in one step; False where the system or the disk cannot."""
-    if sys.platform != "linux":
-        return False
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is None:
-        return False
-    paths = os.fsencode(a), os.fsencode(b)
-    failed = renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], ctypes.c_uint(_RENAME_EXCHANGE))
-    return bool(failed == 0)
+    with atomic_folder(out_dir, is_kept=lambda entry: entry.name not in names) as folder:
+        yield folder
 
 
 def write_arrays(
@@ -185,46 +131,3 @@ def file_sha256(path: Path) -> str:
         raise ResourceError(
             f"cannot be read: {error.strerror}", where=str(path), fix="Give a readable file."
         ) from error
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path`, put in its place when the block ends well.
-
-    Raises
-    ------
-    ResourceError
-        If the folder cannot be written.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot be written: {error.strerror or error}",
-            where=str(path),
-            fix="Give a folder that you may write to, on a disk with room.",
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place, then rename it.
-
-    Raises
-    ------
-    ResourceError
-        If the folder cannot be written.
-    """
-    with whole_file(path) as temporary:
-        temporary.write_bytes(content)

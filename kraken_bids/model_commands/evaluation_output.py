@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ..bids.writers import MISSING, atomic_path, write_json, write_table
+from ..bids.writers import MISSING, write_json, write_table
 from ..errors import ResourceError
 from ..model.metrics import METRICS, take_metrics
+from ..storage import atomic_path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -252,7 +252,8 @@ def _tell(found: LambdaSearch, request: Request) -> None:
 
 
 def _write_search(found: LambdaSearch, cohort: Cohort) -> None:
-    from ..bids.writers import atomic_path, write_table
+    from ..bids.writers import write_table
+    from ..storage import atomic_path
 
     typed = cohort.request.typed
     if typed.search_table:

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from kraken_bids import storage
 from kraken_bids.errors import ModelError, ResourceError, UsageError
-from kraken_bids.model import storage
 from kraken_bids.model.bundle import open_bundle, write_bundle
 from kraken_bids.model.layers import Layer
-from kraken_bids.model.storage import _exchange, write_arrays
+from kraken_bids.model.storage import write_arrays
+from kraken_bids.storage import _exchange
 
 FLAVORS = ("SCsdstream_toy_count", "FCcorr_toy_hpf")
 

@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 
 from ...bids.prediction_file import ENCODED, write_head
-from ...bids.writers import atomic_path
 from ...connectome.edges import edges_to_matrix, n_regions
+from ...storage import atomic_path
 from ..outputs import Decoded, Latents, OutputFacts
 
 

@@ -35,9 +35,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...bids.writers import atomic_path
 from ...connectome.edges import edges_to_matrix, n_regions
 from ...errors import KrakenBIDSError, Problems, UsageError, suggest
+from ...storage import atomic_path
 from ..outputs import Decoded, Latents, OutputFacts
 from .npz import ENCODED
 

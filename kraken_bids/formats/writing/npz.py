@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...bids.writers import atomic_path
 from ...connectome.edges import edges_to_matrix, n_regions
+from ...storage import atomic_path
 from ..outputs import Decoded, Latents, OutputFacts
 
 #: Name of the latents, where others have a target.

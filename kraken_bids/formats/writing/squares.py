@@ -20,9 +20,10 @@ from ...bids.dataset import DatasetInfo, write_dataset_files
 from ...bids.names import output_path
 from ...bids.predictions import session_entities
 from ...bids.sidecars import connectome_sidecar
-from ...bids.writers import atomic_path, write_connectome, write_json, write_table
+from ...bids.writers import write_connectome, write_json, write_table
 from ...errors import UsageError
 from ...flavors import Flavor
+from ...storage import atomic_path
 from .tree import read_ids
 
 #: A variable of a MATLAB 5 file holds less than this many bytes.

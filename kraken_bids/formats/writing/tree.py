@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +28,9 @@ from ...bids.predictions import (
 )
 from ...bids.writers import write_json, write_table
 from ...connectome.edges import edges_to_matrix, n_regions
-from ...errors import KrakenBIDSError, Problems, ResourceError, UsageError
+from ...errors import KrakenBIDSError, Problems, UsageError
 from ...flavors import Flavor
+from ...storage import atomic_folder
 from ..outputs import Decoded, Latents, OutputFacts
 
 #: Name by which an earlier data set is known to be one of predictions, and nothing else.
@@ -195,34 +194,10 @@ def write_tree(
         If the folder cannot be written.
     """
     rows = read_ids(participants)
-    with _replaced(path) as root:
+    with atomic_folder(path) as root:
         writer = TreeWriter(root, rows, facts)
         yield writer
         writer.finish()
-
-
-@contextlib.contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """Give a new folder beside `path`, put in its place when the block ends well."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        root = temporary / path.name
-        root.mkdir()
-        yield root
-        if path.exists():
-            path.rename(temporary / "before")
-        root.rename(path)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot be written: {error.strerror or error}",
-            where=str(path),
-            fix="Give a folder that you may write to, on a disk with room.",
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 class TreeWriter:

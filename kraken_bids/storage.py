@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .errors import ResourceError
+
+#: Linux's flags of renameat2: exchange two names in one step, paths relative to where we are.
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, put in its place when the block ends well.
+
+    The temporary file is hidden, unique to the process, and removed when the block fails.
+
+    Raises
+    ------
+    ResourceError
+        If the folder cannot be made or written, or the disk is full.
+    """
+    with contextlib.ExitStack() as stack:
+        with _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        stack.callback(temporary.unlink, missing_ok=True)
+        with _told(path):
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+
+
+@contextlib.contextmanager
+def atomic_folder(
+    path: Path, *, is_kept: Callable[[Path], bool] = lambda _entry: False
+) -> Iterator[Path]:
+    """Give a new folder beside `path`, put in its place when the block ends well.
+
+    Parameters
+    ----------
+    path
+        Folder to make or replace.
+    is_kept
+        Says which entries of a folder that is replaced move into the new one, if that has none
+        of their name.
+
+    Raises
+    ------
+    ResourceError
+        If the folder cannot be made or written, or the disk is full.
+    """
+    with contextlib.ExitStack() as stack:
+        with _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        with _told(path):
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            if not path.exists():
+                temporary.replace(path)
+                return
+            old = _swap(temporary, path)
+            stack.callback(shutil.rmtree, old, ignore_errors=True)
+            for entry in old.iterdir():
+                if is_kept(entry) and not (path / entry.name).exists():
+                    entry.rename(path / entry.name)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn errors of the disk into words."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"cannot be written: {error.strerror or error}",
+            where=str(path),
+            fix="Give a folder that you may write to, on a disk with room.",
+        ) from error
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _swap(new: Path, old: Path) -> Path:
+    """Put `new` in the place of `old`; give where `old` is then.
+
+    In one step where the system can exchange two names, so that at no moment there is neither;
+    elsewhere by two renames, since a folder can only be renamed onto an empty one.
+    """
+    if _exchange(new, old):
+        return new
+    aside = old.rename(new.with_name(f"{new.name}.old"))
+    new.replace(old)
+    return aside
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Exchange two names in one step; False where the system or the disk cannot."""
+    if sys.platform != "linux":
+        return False
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    paths = os.fsencode(a), os.fsencode(b)
+    failed = renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], ctypes.c_uint(_RENAME_EXCHANGE))
+    return bool(failed == 0)
