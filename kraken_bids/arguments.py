@@ -9,24 +9,27 @@ import re
 import shutil
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .atlases import atlas_names, default_atlas_names, load_atlas
-from .bids.writers import atomic_path
 from .errors import InputError, KrakenBIDSError, Problems, ResourceError, UsageError, suggest
 from .flavors import MEASURED_RECIPES, Flavor
 from .machine import available_cores, available_memory_gb, default_work_dir, parse_memory
+from .published import published_extras
 from .settings import (
+    DENOISING,
     FunctionalOptions,
+    RegularizationOptions,
     Resources,
     Selection,
     Settings,
     StructuralOptions,
     TranslationOptions,
 )
+from .storage import atomic_path
 
 #: Input derivatives that ``-d NAME=PATH`` may name.
 DERIVATIVES = ("fmriprep", "xcp_d", "qsiprep", "qsirecon", "connectomes")
@@ -34,6 +37,15 @@ DERIVATIVES = ("fmriprep", "xcp_d", "qsiprep", "qsirecon", "connectomes")
 RELMAT_FORMATS = ("tsv", "h5")
 #: Values of ``--adaptation`` other than a file.
 ADAPTATION_MODES = ("none", "meanshift", "meanfit", "meanfit+meanshift")
+#: Value of ``--pcorr-lambda`` that leaves lambda to the group level.
+SEARCH = "search"
+#: Values of options of the functional recipe, the default first.
+RECIPE_CHOICES: dict[str, tuple[str, ...]] = {
+    "denoising": DENOISING,
+    "compcor": ("exact", "columns"),
+    "gsr_source": ("grey_matter", "global_signal"),
+    "outliers": ("recipe", "fmriprep"),
+}
 #: Queries of ``--bids-filter-file``.
 FILTER_QUERIES = ("bold", "mask", "confounds", "anat", "dwi", "xfm")
 #: Options that say what to do, not how: they are no part of a configuration file.
@@ -108,11 +120,14 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
         resources=_read_resources(n, reader),
         plugin_file=_optional(n.use_plugin, "--use-plugin", reader, _existing_file),
         bids_database_dir=Path(n.bids_database_dir) if n.bids_database_dir else None,
+        force=n.force,
         keep_work=n.keep_work,
         write_graph=n.write_graph,
         resource_monitor=n.resource_monitor,
         stop_on_first_crash=n.stop_on_first_crash,
     )
+    settings = replace(settings, regularization=_read_regularization(n, settings, reader))
+    reader.read(lambda: _check_denoising(settings), None)
     reader.read(lambda: _check_folders(settings), None)
     reader.read(lambda: _check_programs(settings), None)
     if len(reader.problems) == 1:
@@ -128,6 +143,17 @@ def _check_folders(settings: Settings) -> None:
             "OUTPUT_DIR is BIDS_DIR",
             where=str(settings.bids_dir),
             fix=f"Write to {settings.bids_dir / 'derivatives' / 'kraken-bids'}, for example.",
+        )
+
+
+def _check_denoising(settings: Settings) -> None:
+    """Refuse a strategy for series that were denoised before."""
+    given = {name for name, _ in settings.derivatives}
+    if settings.functional.mark and settings.level == "participant" and "xcp_d" in given:
+        raise UsageError(
+            "series of XCP-D are denoised already",
+            where="--denoising, --derivatives xcp_d",
+            fix="Leave --denoising out, or give fMRIPrep's outputs in place of XCP-D's.",
         )
 
 
@@ -289,16 +315,135 @@ def _read_functional(n: argparse.Namespace, reader: _Reader) -> FunctionalOption
     def lambdas() -> tuple[tuple[str, float], ...]:
         option = "--pcorr-lambda"
         given = dict(default.pcorr_lambda)
-        for atlas, text in _pairs(n.pcorr_lambda, option):
+        for atlas, text in _pairs((t for t in n.pcorr_lambda if t != SEARCH), option):
             load_atlas(atlas)
-            given[atlas] = _number(text, option, least=0.0)
+            if text != SEARCH:
+                given[atlas] = _number(text, option, least=0.0)
         return tuple(given.items())
 
-    return FunctionalOptions(
-        compcor=n.compcor,
-        gsr_source=n.gsr_source,
+    def chosen(dest: str) -> str:
+        known = RECIPE_CHOICES[dest]
+        value, option = str(getattr(n, dest)), f"--{dest.replace('_', '-')}"
+        if value not in known:  # a configuration may say anything
+            raise UsageError(
+                f"'{value}' is none of its values", where=option, fix=suggest(value, known) + "."
+            )
+        return value
+
+    choices = {
+        dest: reader.read(lambda dest=dest: chosen(dest), known[0])  # type: ignore[misc]
+        for dest, known in RECIPE_CHOICES.items()
+    }
+    rule = "fmriclean" if n.hpf_edge == "fmriclean" else "hz"
+    edge_hz = default.high_pass_edge_hz
+    if rule == "hz":
+        edge_hz = reader.read(lambda: _edge(n.hpf_edge, most=default.high_pass_hz), edge_hz)
+    options = FunctionalOptions(
+        denoising=choices["denoising"],
+        compcor=choices["compcor"],
+        gsr_source=choices["gsr_source"],
+        outliers=choices["outliers"],
+        high_pass_edge_hz=edge_hz,
+        edge_rule=rule,
         pcorr_lambda=reader.read(lambdas, default.pcorr_lambda),
+        min_coverage=reader.read(lambda: _share(n.min_coverage, "--min-coverage"), 0.0),
     )
+    reader.read(lambda: _check_strategy(options), None)
+    return options
+
+
+def _edge(text: Any, *, most: float) -> float:
+    """Width of the filter's edge in Hz; one beyond the cut-off would let drifts pass."""
+    value = _number(str(text), "--hpf-edge", least=0.0)
+    if value > most:
+        raise UsageError(
+            f"an edge of {value:g} Hz is wider than the cut-off of the filter, {most:g} Hz",
+            where="--hpf-edge",
+            fix="Give a standard deviation in Hz, such as 0.0029, or fmriclean.",
+        )
+    return value
+
+
+def _share(text: Any, option: str) -> float:
+    value = _number(str(text), option, least=0.0)
+    if value > 1:
+        raise UsageError(
+            f"'{text}' is no share", where=option, fix="Give a number from 0 to 1, such as 0.5."
+        )
+    return value
+
+
+def _check_strategy(options: FunctionalOptions) -> None:
+    """Refuse options of the recipe where another pipeline would not look at them."""
+    default = FunctionalOptions()
+    without = [
+        option
+        for option, name in (
+            ("--compcor", "compcor"),
+            ("--gsr-source", "gsr_source"),
+            ("--outliers", "outliers"),
+            ("--hpf-edge", "high_pass_edge_hz"),
+            ("--hpf-edge", "edge_rule"),
+        )
+        if getattr(options, name) != getattr(default, name)
+    ]
+    if options.denoising != default.denoising and without:
+        raise UsageError(
+            f"the strategy {options.denoising} has its own regressors, outliers and filter",
+            where=f"--denoising, {', '.join(dict.fromkeys(without))}",
+            fix="Leave these options out, or use --denoising recipe.",
+        )
+
+
+def _read_regularization(
+    n: argparse.Namespace, settings: Settings, reader: _Reader
+) -> RegularizationOptions:
+    given = dict(text.partition("=")[::2] for text in n.pcorr_lambda if text != SEARCH)
+    asked = {atlas for atlas, text in given.items() if text == SEARCH}
+    if SEARCH in n.pcorr_lambda:
+        asked |= {atlas for atlas in settings.atlases if atlas not in given}
+    searched = tuple(atlas for atlas in atlas_names() if atlas in asked)
+
+    def targets() -> tuple[tuple[str, Path], ...]:
+        return _named_paths(n.pcorr_target, "--pcorr-target", atlas_names(), _existing_file)
+
+    options = RegularizationOptions(searched, reader.read(targets, ()))
+    reader.read(lambda: _check_regularization(options, settings), None)
+    return options
+
+
+def _check_regularization(options: RegularizationOptions, settings: Settings) -> None:
+    """Refuse targets without a search, and searches that cannot be done."""
+    problems: list[KrakenBIDSError] = []
+    own = dict(options.targets)
+    problems += [
+        UsageError(
+            f"the target of {atlas} is of use only where lambda is searched",
+            where="--pcorr-target",
+            fix=f"Say --pcorr-lambda {atlas}={SEARCH}, or leave the target out.",
+        )
+        for atlas in own
+        if atlas not in options.searched
+    ]
+    problems += [
+        UsageError(
+            f"no target is published for atlas {atlas}",
+            where=f"--pcorr-lambda {SEARCH}",
+            fix=f"Give one, --pcorr-target {atlas}=FILE, or --pcorr-lambda {atlas}=0.06.",
+        )
+        for atlas in options.searched
+        if atlas not in own and f"regtarget-{atlas}" not in published_extras()
+    ]
+    if options.searched and settings.level != "group" and settings.translation.model_dir:
+        problems.append(
+            UsageError(
+                "lambda is searched on a cohort, not on one participant",
+                where=f"--pcorr-lambda {SEARCH}, --model",
+                fix="Leave --model to the group level, or give the lambda that it found.",
+            )
+        )
+    if problems:
+        raise Problems(problems)
 
 
 def _number(text: str, option: str, *, least: float) -> float:

@@ -5,7 +5,13 @@ from __future__ import annotations
 
 from . import __version__
 from .atlases import load_atlas
-from .settings import FunctionalOptions, Settings, StructuralOptions, TranslationOptions
+from .settings import (
+    FunctionalOptions,
+    RegularizationOptions,
+    Settings,
+    StructuralOptions,
+    TranslationOptions,
+)
 
 #: Volume of a voxel of the diffusion scans that the model was trained on, in mm3 (1.25 mm).
 TRAINING_VOXEL_MM3 = 1.953125
@@ -30,14 +36,60 @@ def methods_text(settings: Settings) -> str:
         + ".",
     ]
     if settings.level == "participant":
-        if "func" in settings.modalities:
+        if "func" in settings.modalities and "xcp_d" in dict(settings.derivatives):
+            parts.append(_DENOISED)
+        elif "func" in settings.modalities:
             parts.append(_functional(settings.functional, settings.atlases))
         if "dwi" in settings.modalities:
             parts.append(_structural(settings.structural))
     if settings.level == "group" or settings.translation.model_dir is not None:
         parts.append(_translation(settings.translation))
+        if settings.functional.mark and settings.level == "group":
+            parts.append(
+                "Functional connectomes given to the model were denoised otherwise than those it "
+                "was trained on. " + _strategy(settings.functional)
+            )
+    if settings.level == "group" and settings.regularization.searched:
+        parts.append(_regularization(settings.regularization))
     parts.append("## References\n\n" + REFERENCES)
     return "\n\n".join(parts) + "\n"
+
+
+#: What is done to series that XCP-D denoised; how it did so stands in the sidecars.
+_DENOISED = """Functional connectomes were computed from BOLD series that *XCP-D* had denoised and
+filtered. Series were averaged over the voxels of each region that had signal, and correlated
+(Pearson) over the volumes that XCP-D had not flagged; correlations of several runs were averaged,
+weighted by their number of volumes. Partial correlations are the regularised inverse of these."""
+
+#: What each strategy regresses and leaves out, in words.
+STRATEGIES: dict[str, str] = {
+    "simple": "24 motion terms (six parameters, their backward differences, and the squares of "
+    "both) and the mean signals of white matter and of cerebrospinal fluid",
+    "scrubbing": "24 motion terms (six parameters, their backward differences, and the squares of "
+    "both) and the mean signals of white matter and of cerebrospinal fluid with their differences "
+    "and squares; volumes with a framewise displacement above 0.5 mm or standardised DVARS above "
+    "1.5, and segments between them of fewer than 5 volumes, were left out",
+    "compcor": "24 motion terms (six parameters, their backward differences, and the squares of "
+    "both) and all retained aCompCor columns of the combined mask of white matter and "
+    "cerebrospinal fluid",
+    "ica_aroma": "after non-aggressive ICA-AROMA, the mean signals of white matter and of "
+    "cerebrospinal fluid",
+}
+
+
+def _edge(options: FunctionalOptions) -> str:
+    """Width of the filter's edge, in words."""
+    if options.edge_rule == "fmriclean":
+        return "3.6 s divided by the repetition time, in bins of the transform (fmriclean's rule)"
+    return f"{options.high_pass_edge_hz:g} Hz"
+
+
+def _strategy(options: FunctionalOptions) -> str:
+    """How series were denoised by another pipeline than the recipe."""
+    return f"""Series were denoised by the strategy *{options.denoising}* as *nilearn* defines it,
+which is not the recipe of the model's training data: {STRATEGIES[options.denoising]}. Cosines
+below 1/128 Hz were regressed with them, volumes that were not yet steady left out; for the *gsr*
+flavor also the mean signal of the brain mask."""
 
 
 def _functional(options: FunctionalOptions, atlases: tuple[str, ...]) -> str:
@@ -51,18 +103,29 @@ def _functional(options: FunctionalOptions, atlases: tuple[str, ...]) -> str:
         "grey_matter": "the mean signal of grey matter and its forward difference",
         "global_signal": "the mean signal of the brain mask and its forward difference",
     }[options.gsr_source]
+    outliers = {
+        "recipe": "volumes around jumps of the global signal or of the head",
+        "fmriprep": "the motion outliers of fMRIPrep",
+    }[options.outliers]
+    covered = "that held a signal"
+    if options.min_coverage:
+        covered += f"; regions with less than {options.min_coverage:.0%} of them count as missing"
     lambdas = ", ".join(
         f"{value:g} ({atlas})" for atlas, value in options.pcorr_lambda if atlas in atlases
     )
-    return f"""## Functional connectomes
-
-BOLD series were averaged over the voxels of each region that held a signal. The first
-{options.skip_s:g} s and volumes around jumps of the global signal or of the head were flagged as
+    if options.denoising == "recipe":
+        denoised = f"""The first
+{options.skip_s:g} s and {outliers} were flagged as
 outliers. A constant, a linear trend, {components}, 24 motion terms (six parameters, their forward
 differences, and the squares of both), the transient at the start of the scan and one column for
 each outlier were regressed from the region series; for the *gsr* flavor also {gsr}. Residuals were
 then high-pass filtered at {options.high_pass_hz:g} Hz with a discrete cosine filter whose edge is
-a Gaussian with a standard deviation of {options.high_pass_edge_hz:g} Hz, ignoring outliers.
+a Gaussian with a standard deviation of {_edge(options)}, ignoring outliers."""
+    else:
+        denoised = _strategy(options)
+    return f"""## Functional connectomes
+
+BOLD series were averaged over the voxels of each region {covered}. {denoised}
 Correlations of runs were averaged with their numbers of kept volumes as weights. Partial
 correlations were computed after adding lambda to the diagonal of the correlation matrix, with
 lambda {lambdas}."""
@@ -92,6 +155,17 @@ def _translation(options: TranslationOptions) -> str:
 
 Measured connectomes were {adapted}, encoded into the common latent space of the Krakencoder
 *{name}*, averaged there ({fusions}) and decoded into every flavor of the model."""
+
+
+def _regularization(options: RegularizationOptions) -> str:
+    own = dict(options.targets)
+    targets = ", ".join(
+        f"{atlas} (own target)" if atlas in own else atlas for atlas in options.searched
+    )
+    return f"""Before that, partial correlations were computed again with one lambda an atlas for
+the whole cohort: the one that brings the precision matrices nearest to a target, on average over
+the cohort's correlations without missing regions. The target was the mean unregularised precision
+matrix of the model's training participants where no other is named: {targets}."""
 
 
 REFERENCES = """\

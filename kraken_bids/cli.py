@@ -108,6 +108,10 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
         "--fs-subjects-dir", metavar="DIR", help="FreeSurfer subjects (read only; no licence)"
     )
     group.add_argument(
+        "--force", action="store_true",
+        help="take XCP-D's series that do not fit the recipe of the models, too, and mark outputs",
+    )  # fmt: skip
+    group.add_argument(
         "--bids-database-dir", metavar="DIR", help="keep pybids' index of the inputs here"
     )
 
@@ -136,8 +140,33 @@ def _add_recipes(group: argparse._ArgumentGroup) -> None:
         help="signal regressed for the gsr flavor",
     )  # fmt: skip
     group.add_argument(
-        "--pcorr-lambda", nargs="+", default=[], metavar="ATLAS=VALUE",
-        help="regularisation of the partial correlation; default 0.06",
+        "--outliers", choices=("recipe", "fmriprep"), default="recipe",
+        help="volumes left out: found by the recipe, or fMRIPrep's motion outliers",
+    )  # fmt: skip
+    group.add_argument(
+        "--hpf-edge", metavar="HZ|fmriclean", default="0.0029",
+        help="width (SD) of the high-pass filter's edge; default 0.0029 Hz as in the training "
+        "data; fmriclean: that program's rule in bins",
+    )  # fmt: skip
+    group.add_argument(
+        "--min-coverage", metavar="SHARE", default="0",
+        help="regions with less of their voxels in the image become n/a (0 to 1); default 0: "
+        "those without any",
+    )  # fmt: skip
+    group.add_argument(
+        "--denoising", default="recipe",
+        choices=("recipe", "simple", "scrubbing", "compcor", "ica_aroma"),
+        help="the training recipe, or nilearn's strategy of that name: connectomes are then "
+        "marked desc-STRATEGY, and the group level takes them only with the same option",
+    )  # fmt: skip
+    group.add_argument(
+        "--pcorr-lambda", nargs="+", default=[], metavar="search|ATLAS=VALUE",
+        help="regularisation of the partial correlation; default 0.06. ATLAS=search, or search "
+        "for all: the group level searches it on the cohort",
+    )  # fmt: skip
+    group.add_argument(
+        "--pcorr-target", nargs="+", default=[], metavar="ATLAS=FILE",
+        help="precision matrix to search lambda against; default: the published one",
     )  # fmt: skip
     group.add_argument(
         "--streamlines", metavar="N", default="5M", help="per algorithm; 5M, 20k or a number"

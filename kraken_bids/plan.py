@@ -78,7 +78,8 @@ class FunctionalRun:
     resolution
         Label of ``res-``, or empty.
     bold_file, mask_file, confounds_file
-        Image (4-D), brain mask on its grid, table of confounds.
+        Image (4-D), brain mask on its grid, table of confounds. Of a series that is denoised
+        already: table of its motion, or None.
     confounds_sidecar
         JSON beside the table, or None.
     repetition_time_s
@@ -89,6 +90,18 @@ class FunctionalRun:
         FreeSurfer segmentation for white matter, CSF and grey matter masks, or None.
     n_dummy_discarded
         ``NumberOfVolumesDiscardedByScanner`` plus ``…ByUser``, from the sidecar.
+    denoised_by
+        Who denoised the series already, and how; empty where that is still to be done.
+    variant
+        Of such a series: ``hpf``, or ``hpfgsr`` if the global signal was regressed.
+    mark
+        Of such a series that does not fit the recipe: what marks its outputs in their names.
+    outliers_file
+        Of such a series: table of the volumes left out, or None.
+    n_regressors
+        Of such a series: columns that were regressed, or None if that is not known.
+    high_pass_hz
+        Of such a series: cut-off of its high-pass filter; 0 if it has none.
     """
 
     entities: Entities
@@ -96,12 +109,18 @@ class FunctionalRun:
     resolution: str
     bold_file: Path
     mask_file: Path
-    confounds_file: Path
+    confounds_file: Path | None
     confounds_sidecar: Path | None
     repetition_time_s: float
     labels: tuple[LabelSource, ...]
     tissues: LabelSource | None
     n_dummy_discarded: int = 0
+    denoised_by: str = ""
+    variant: str = ""
+    mark: str = ""
+    outliers_file: Path | None = None
+    n_regressors: int | None = None
+    high_pass_hz: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -194,3 +213,51 @@ class CohortSession:
     def label(self) -> str:
         """``sub-X`` or ``sub-X_ses-Y``."""
         return session_label(self.participant, self.session)
+
+
+@dataclass(frozen=True)
+class LambdaTarget:
+    """The precision matrix that a cohort's partial correlations of an atlas are to come near.
+
+    Parameters
+    ----------
+    atlas
+        Name of the atlas.
+    name
+        Name of a published target, or of a file without its folder.
+    sha256
+        Of the file.
+    file
+        Where it is; None if it is still to be fetched.
+    """
+
+    atlas: str
+    name: str
+    sha256: str
+    file: Path | None
+
+
+@dataclass(frozen=True)
+class LambdaSearchPlan:
+    """A search for lambda on the correlations of a cohort, one value an atlas.
+
+    Parameters
+    ----------
+    targets
+        One an atlas searched for.
+    correlations
+        A row a session of the cohort, in its order: ``FCcorr_<atlas>_hpf`` (TSV) by atlas.
+    """
+
+    targets: tuple[LambdaTarget, ...]
+    correlations: tuple[tuple[tuple[str, Path], ...], ...]
+
+    @property
+    def atlases(self) -> tuple[str, ...]:
+        """Names of the atlases."""
+        return tuple(target.atlas for target in self.targets)
+
+    @property
+    def flavors(self) -> tuple[str, ...]:
+        """Flavors that are made with the lambda found."""
+        return tuple(f"FCpcorr_{atlas}_hpf" for atlas in self.atlases)

@@ -87,6 +87,7 @@ def run_participants(settings: Settings, *, action: str = "run", config: str = "
     """Measure the connectomes of all participants asked for."""
     from .bids.inputs import pairing_table, plan_sessions
     from .fetch import find_atlas_file
+    from .lambda_search import tell_later_search
 
     plans = plan_sessions(settings, atlas_file=find_atlas_file)
     keys = {plan.label: session_key(plan, settings) for plan in plans}
@@ -98,6 +99,7 @@ def run_participants(settings: Settings, *, action: str = "run", config: str = "
     if action == "status":
         return _tell_status(plans, done)
     _log.info("%s", pairing_table(plans))
+    tell_later_search(settings)
     outcome = Outcome()
     for plan in plans:
         for problem in plan.problems:

@@ -22,8 +22,15 @@ from .completion import (
     remove_temporary,
     remove_tree,
 )
-from .errors import InputError
-from .plan import CohortSession, SessionPlan
+from .errors import InputError, KrakenBIDSError, Problems
+from .lambda_search import (
+    plan_lambda_search,
+    tell_adapted_lambdas,
+    tell_found,
+    tell_measured_lambdas,
+    tell_search,
+)
+from .plan import CohortSession, LambdaSearchPlan, SessionPlan
 from .run import EXIT_DONE, Fail, Outcome, Progress, new_run_id, read_plugin
 from .settings import Settings, TranslationOptions
 
@@ -41,11 +48,18 @@ def prediction_dir(settings: Settings) -> Path:
 def run_group(settings: Settings, *, action: str = "run", config: str = "") -> int:
     """Adapt, encode, fuse and decode the connectomes of all finished participants."""
     dataset_dir = prediction_dir(settings)
-    sessions = find_sessions(settings)
-    options = check_model(settings.translation, sessions)
-    key = translation_key(sessions, options)
+    everything = find_all_connectomes(settings)
+    sessions = of_flavors(everything, settings.flavors)
+    options, search = check_cohort(settings, everything, fetch=action == "run")
+    key = translation_key(sessions, options, search)
     done = is_finished(dataset_dir, GROUP, key)
     _log.info("%s", cohort_table(sessions))
+    tell_measured_lambdas(sessions, settings, searched=search.atlases if search else ())
+    settings = _as_searched(settings, search)
+    if search:
+        tell_search(search)
+    else:
+        tell_adapted_lambdas(sessions, options.adaptation)
     if action == "status":
         _log.info("%s: %s", dataset_dir, "done" if done else "to do")
         return EXIT_DONE
@@ -61,17 +75,75 @@ def run_group(settings: Settings, *, action: str = "run", config: str = "") -> i
         for label, message in marked_problems(dataset_dir, GROUP):
             outcome.fail(label, message)
         return outcome.tell()
-    _translate(sessions, options, dataset_dir, settings=settings, key=key, config=config,
-               outcome=outcome)  # fmt: skip
+    _translate(sessions, options, dataset_dir, search=search, settings=settings, key=key,
+               config=config, outcome=outcome)  # fmt: skip
+    if search and GROUP in outcome.done:
+        tell_found(search, dataset_dir)
     if not outcome.failures:
         _log.info("page: %s", dataset_dir / "group.html")
     return outcome.tell()
 
 
+def _as_searched(settings: Settings, search: LambdaSearchPlan | None) -> Settings:
+    """Settings that name the atlases really searched for: the methods text speaks of them."""
+    searched = search.atlases if search else ()
+    regularization = dataclasses.replace(settings.regularization, searched=searched)
+    return dataclasses.replace(settings, regularization=regularization)
+
+
+def check_cohort(
+    settings: Settings, everything: Sequence[CohortSession], *, fetch: bool
+) -> tuple[TranslationOptions, LambdaSearchPlan | None]:
+    """Check the model, and plan the search for lambda if one is asked for.
+
+    Parameters
+    ----------
+    settings
+        Those of the run.
+    everything
+        The cohort with all its connectomes, whichever of them are asked for.
+    fetch
+        Whether targets of the search are fetched if need be.
+
+    Raises
+    ------
+    KrakenBIDSError
+        With all that is wrong with either.
+    """
+    problems: list[KrakenBIDSError] = []
+    options, search = settings.translation, None
+    sessions = of_flavors(everything, settings.flavors)
+    to_make = [f"FCpcorr_{atlas}_hpf" for atlas in settings.regularization.searched]
+    try:
+        options = check_model(options, sessions, to_make=to_make)
+    except KrakenBIDSError as problem:
+        problems.append(problem)
+    try:
+        known = () if problems else _targets(options)
+        search = plan_lambda_search(settings, everything, model_flavors=known, fetch=fetch)
+    except KrakenBIDSError as problem:
+        problems += problem.problems if isinstance(problem, Problems) else [problem]
+    if problems:
+        raise Problems(problems) if len(problems) > 1 else problems[0]
+    return options, search
+
+
 def check_model(
-    options: TranslationOptions, sessions: Sequence[CohortSession]
+    options: TranslationOptions,
+    sessions: Sequence[CohortSession],
+    *,
+    to_make: Sequence[str] = (),
 ) -> TranslationOptions:
     """Refuse a model that is altered, or lacks what is asked for, before any work.
+
+    Parameters
+    ----------
+    options
+        Model, fusions, sources and targets.
+    sessions
+        The cohort.
+    to_make
+        Flavors that the group level makes itself.
 
     Returns
     -------
@@ -92,7 +164,7 @@ def check_model(
     bundle.verify()
     plan_translation(
         bundle,
-        {flavor for session in sessions for flavor, _ in session.connectomes},
+        {flavor for session in sessions for flavor, _ in session.connectomes} | {*to_make},
         fusions=options.fusions,
         predict_from=options.predict_from,
         predict_to=options.predict_to,
@@ -108,7 +180,29 @@ def _targets(options: TranslationOptions) -> tuple[str, ...]:
 
 
 def find_sessions(settings: Settings) -> tuple[CohortSession, ...]:
-    """Find the measured connectomes of the cohort.
+    """Find the measured connectomes of the cohort that are asked for; raises as the search."""
+    return of_flavors(find_all_connectomes(settings), settings.flavors)
+
+
+def of_flavors(
+    sessions: Sequence[CohortSession], flavors: Sequence[str]
+) -> tuple[CohortSession, ...]:
+    """Sessions with their connectomes of some flavors only; all if empty."""
+    return tuple(
+        dataclasses.replace(
+            session,
+            connectomes=tuple(
+                (flavor, path)
+                for flavor, path in session.connectomes
+                if not flavors or flavor in flavors
+            ),
+        )
+        for session in sessions
+    )
+
+
+def find_all_connectomes(settings: Settings) -> tuple[CohortSession, ...]:
+    """Find the measured connectomes of the cohort, whichever flavors are asked for.
 
     Raises
     ------
@@ -129,6 +223,7 @@ def find_sessions(settings: Settings) -> tuple[CohortSession, ...]:
             tasks=selection.tasks,
             adapt_by=settings.translation.adapt_by,
             participants_file=settings.bids_dir / "participants.tsv",
+            mark=settings.functional.mark,
         )
     )
     if not sessions:
@@ -146,18 +241,7 @@ def find_sessions(settings: Settings) -> tuple[CohortSession, ...]:
                 session.label,
                 len(session.connectomes),
             )
-    wanted = set(settings.flavors)
-    return tuple(
-        dataclasses.replace(
-            session,
-            connectomes=tuple(
-                (flavor, path)
-                for flavor, path in session.connectomes
-                if not wanted or flavor in wanted
-            ),
-        )
-        for session in sessions
-    )
+    return sessions
 
 
 def _refuse_duplicates(sessions: Sequence[CohortSession]) -> None:
@@ -183,9 +267,20 @@ def cohort_table(sessions: Sequence[CohortSession]) -> str:
     return "\n".join(rows)
 
 
-def translation_key(sessions: Sequence[CohortSession], options: TranslationOptions) -> str:
+def translation_key(
+    sessions: Sequence[CohortSession],
+    options: TranslationOptions,
+    search: LambdaSearchPlan | None = None,
+) -> str:
     """Fingerprint of all that the predictions depend on; the device is no part of it."""
-    return fingerprint(tuple(sessions), dataclasses.replace(options, device="", model_dir=None))
+    parts: list[object] = [
+        tuple(sessions),
+        dataclasses.replace(options, device="", model_dir=None),
+    ]
+    if search:  # a target counts by what it holds, wherever it lies
+        targets = tuple(dataclasses.replace(target, file=None) for target in search.targets)
+        parts.append(dataclasses.replace(search, targets=targets))
+    return fingerprint(*parts)
 
 
 def _translate(
@@ -193,6 +288,7 @@ def _translate(
     options: TranslationOptions,
     dataset_dir: Path,
     *,
+    search: LambdaSearchPlan | None,
     settings: Settings,
     key: str,
     config: str,
@@ -213,7 +309,13 @@ def _translate(
     claim_folder(work_dir)
     remove_temporary([dataset_dir])
     _, before = finished_outputs(dataset_dir, GROUP)
-    write_prediction_dataset(settings, sessions, dataset_dir, targets=_targets(options))
+    write_prediction_dataset(
+        settings,
+        sessions,
+        dataset_dir,
+        targets=_targets(options),
+        searched=search.atlases if search else (),
+    )
     log_dir = dataset_dir / "logs" / run_id
     write_text(log_dir / "config.toml", config)
     write_text(log_dir / "CITATION.md", methods_text(settings))
@@ -224,6 +326,7 @@ def _translate(
         output_dir=settings.output_dir,
         key=key,
         label=GROUP,
+        search=search,
         omp_nthreads=settings.resources.omp_nthreads,
         name=work_dir.name,
     )
@@ -251,8 +354,13 @@ def _translate(
     for label, message in marked_problems(dataset_dir, GROUP):
         outcome.fail(label, message)
     _, now = finished_outputs(dataset_dir, GROUP)
-    for path in remove_stale(dataset_dir, before, now):
+    removed = remove_stale(dataset_dir, before, now)
+    for path in removed:
         _log.info("removed %s: no longer part of the cohort's predictions", path)
+    if removed:
+        from .report.pages import write_group_page
+
+        write_group_page(dataset_dir, settings.output_dir)  # it showed them
     outcome.done.append(GROUP)
     if not settings.keep_work:
         remove_tree(work_dir)
@@ -303,6 +411,7 @@ def translate_participants(
     wanted = {plan.label for plan in plans}
     sessions = [session for session in find_sessions(settings) if session.label in wanted]
     options = check_model(settings.translation, sessions)
+    tell_adapted_lambdas(sessions, options.adaptation)
     options = dataclasses.replace(options, device=resolve_device(options.device))
     keys = {}
     for session in sessions:

@@ -26,19 +26,31 @@ class Selection:
     filters: tuple[tuple[str, tuple[tuple[str, tuple[str | None, ...]], ...]], ...] = ()
 
 
+#: Ways of denoising: the recipe of the training connectomes, and other pipelines.
+DENOISING: tuple[str, ...] = ("recipe", "simple", "scrubbing", "compcor", "ica_aroma")
+
+
 @dataclass(frozen=True)
 class FunctionalOptions:
     """The functional recipe; the defaults are those of the model's training connectomes.
 
     Parameters
     ----------
+    denoising
+        ``recipe``, or the name of a strategy of `kraken_bids.bids.strategies`: everything down to
+        `skip_s` is then not looked at.
     compcor
         ``exact`` computes tissue components from own eroded masks; ``columns`` takes the
         aCompCor columns of the confounds table.
     gsr_source
         ``grey_matter`` or ``global_signal``.
+    outliers
+        ``recipe`` finds volumes to leave out by motion and global signal; ``fmriprep`` takes
+        those of the confounds table.
     high_pass_hz, high_pass_edge_hz
         Cut-off of the high-pass filter and standard deviation of its Gaussian edge.
+    edge_rule
+        ``hz``, or ``fmriclean``: the edge is then as wide as that program makes it, in bins.
     skip_s
         Time at the start of a run that is flagged as not yet steady, in seconds.
     pcorr_lambda
@@ -47,10 +59,13 @@ class FunctionalOptions:
         Least share of a region's voxels with signal; below it the region counts as missing.
     """
 
+    denoising: str = "recipe"
     compcor: str = "exact"
     gsr_source: str = "grey_matter"
+    outliers: str = "recipe"
     high_pass_hz: float = 0.01
     high_pass_edge_hz: float = 0.0029
+    edge_rule: str = "hz"
     skip_s: float = 7.2
     pcorr_lambda: tuple[tuple[str, float], ...] = (
         ("fs86", 0.06),
@@ -58,6 +73,46 @@ class FunctionalOptions:
         ("coco439", 0.06),
     )
     min_coverage: float = 0.0
+
+    @property
+    def mark(self) -> str:
+        """What marks files made by another pipeline than the recipe; empty for the recipe.
+
+        Examples
+        --------
+        >>> FunctionalOptions(denoising="ica_aroma").mark
+        'icaaroma'
+        """
+        return "" if self.denoising == "recipe" else self.denoising.replace("_", "")
+
+    @property
+    def needs_components(self) -> bool:
+        """Whether tissue components are computed from the series."""
+        return self.denoising == "recipe" and self.compcor == "exact"
+
+    @property
+    def needs_tissues(self) -> bool:
+        """Whether masks of tissues are needed."""
+        from_table = self.compcor == "columns" and self.gsr_source == "global_signal"
+        return self.denoising == "recipe" and not from_table
+
+
+@dataclass(frozen=True)
+class RegularizationOptions:
+    """How the group level chooses lambda of the partial correlations.
+
+    Apart from `FunctionalOptions`, because no measured connectome depends on it.
+
+    Parameters
+    ----------
+    searched
+        Atlases for which lambda is searched on the cohort; the others keep what was measured.
+    targets
+        Own files of a precision matrix by atlas, in place of the published ones.
+    """
+
+    searched: tuple[str, ...] = ()
+    targets: tuple[tuple[str, Path], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -172,6 +227,8 @@ class Settings:
         ``func``, ``dwi`` or both.
     flavors
         Names of the flavors asked for; empty: all.
+    force
+        Take inputs that do not fit the recipe of the models, too; outputs are marked.
     """
 
     bids_dir: Path
@@ -186,11 +243,13 @@ class Settings:
     modalities: tuple[str, ...] = ("func", "dwi")
     flavors: tuple[str, ...] = ()
     functional: FunctionalOptions = field(default_factory=FunctionalOptions)
+    regularization: RegularizationOptions = field(default_factory=RegularizationOptions)
     structural: StructuralOptions = field(default_factory=StructuralOptions)
     translation: TranslationOptions = field(default_factory=TranslationOptions)
     resources: Resources = field(default_factory=Resources)
     plugin_file: Path | None = None
     bids_database_dir: Path | None = None
+    force: bool = False
     keep_work: bool = False
     write_graph: bool = False
     resource_monitor: bool = False

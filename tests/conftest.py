@@ -59,10 +59,10 @@ def write_image(path: Path, n_volumes: int = 0, *, tr_s: float = 2.0) -> Path:
     return path
 
 
-def write_transform(path: Path) -> Path:
-    """An identity as ITK would have written it: text, ANTs' binary, or composite."""
+def write_transform(path: Path, *, shift_mm: float = 0.0) -> Path:
+    """A shift along x (LPS) as ITK would have written it: text, ANTs' binary, or composite."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    numbers = np.array([1.0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0])
+    numbers = np.array([1.0, 0, 0, 0, 1, 0, 0, 0, 1, shift_mm, 0, 0])
     if path.suffix == ".txt":
         parameters = " ".join(f"{number:g}" for number in numbers)
         path.write_text(

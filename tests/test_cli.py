@@ -8,8 +8,11 @@ import sys
 import pytest
 
 from kraken_bids.arguments import config_text, parse_count, settings_from
+from kraken_bids.boilerplate import methods_text
 from kraken_bids.cli import main, make_parser
+from kraken_bids.completion import fingerprint
 from kraken_bids.errors import InputError, KrakenBIDSError, Problems, ResourceError, UsageError
+from kraken_bids.settings import FunctionalOptions
 
 
 @pytest.fixture
@@ -127,6 +130,82 @@ def test_flavors_that_are_not_measured_are_refused_where_they_would_have_to_be(f
 def test_lambda_of_any_atlas_is_kept(read):
     given = dict(read("--pcorr-lambda", "cocoyeo243=0.2", "fs86=0.1").functional.pcorr_lambda)
     assert given == {"fs86": 0.1, "shen268": 0.06, "coco439": 0.06, "cocoyeo243": 0.2}
+
+
+def test_options_of_the_recipe_are_read(read):
+    options = read(
+        "--outliers", "fmriprep", "--hpf-edge", "0.0015", "--min-coverage", "0.5"
+    ).functional  # fmt: skip
+    assert (options.outliers, options.high_pass_edge_hz) == ("fmriprep", 0.0015)
+    assert (options.edge_rule, options.min_coverage, options.mark) == ("hz", 0.5, "")
+    in_bins = read("--hpf-edge", "fmriclean").functional
+    assert (in_bins.edge_rule, in_bins.high_pass_edge_hz) == ("fmriclean", 0.0029)
+    assert read().functional == FunctionalOptions()
+    other = read("--denoising", "ica_aroma").functional
+    assert (other.denoising, other.mark, other.needs_tissues) == ("ica_aroma", "icaaroma", False)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--hpf-edge", "wide"], "'wide' is not a number of at least 0"),
+        (["--hpf-edge", "2.9"], r"2.9 Hz is wider than the cut-off.*such as 0.0029"),
+        (["--min-coverage", "50"], "'50' is no share.*such as 0.5"),
+        (["--min-coverage", "-0.1"], "not a number of at least 0"),
+        (
+            ["--denoising", "simple", "--compcor", "columns", "--hpf-edge", "fmriclean"],
+            "strategy simple has its own .*--compcor, --hpf-edge.*Leave these options out",
+        ),
+    ],
+)
+def test_wrong_options_of_the_recipe_are_explained(read, words, message):
+    with pytest.raises(UsageError, match=message):
+        read(*words)
+
+
+def test_options_of_the_recipe_round_trip_and_make_another_fingerprint(folders, tmp_path):
+    parser = make_parser()
+    words = [*folders, "participant", "-w", str(tmp_path / "w")]
+    plain = settings_from(parser.parse_args(words), parser)
+    for options in (
+        ["--outliers", "fmriprep"],
+        ["--hpf-edge", "fmriclean"],
+        ["--hpf-edge", "0"],
+        ["--min-coverage", "0.25"],
+        ["--denoising", "scrubbing"],
+    ):
+        typed = parser.parse_args([*words, *options])
+        file = tmp_path / "options.toml"
+        file.write_text(config_text(typed))
+        again = parser.parse_args([*folders, "participant", "--config-file", str(file)])
+        settings = settings_from(again, parser)
+        assert settings == settings_from(typed, parser)
+        assert fingerprint(settings.functional) != fingerprint(plain.functional)
+
+
+def test_numbers_of_the_recipe_may_be_numbers_in_a_configuration(read, tmp_path):
+    file = tmp_path / "options.toml"
+    file.write_text("hpf-edge = 0.002\nmin-coverage = 0.3\ndenoising = 'simpel'\n")
+    with pytest.raises(UsageError, match=r"'simpel' is none.*--denoising.*Did you mean 'simple'"):
+        read("--config-file", str(file))
+    file.write_text("hpf-edge = 0\nmin-coverage = 1\n")
+    options = read("--config-file", str(file)).functional
+    assert (options.high_pass_edge_hz, options.min_coverage) == (0.0, 1.0)
+
+
+def test_series_that_are_denoised_are_not_denoised_again(read, folders):
+    words = ["-d", f"xcp_d={folders[0]}", "--denoising", "simple"]
+    with pytest.raises(UsageError, match="series of XCP-D are denoised already"):
+        read(*words)
+
+
+def test_methods_text_says_what_was_asked_for(read):
+    assert "motion outliers of fMRIPrep" in methods_text(read("--outliers", "fmriprep"))
+    assert "fmriclean's rule" in methods_text(read("--hpf-edge", "fmriclean"))
+    assert "less than 50% of them" in methods_text(read("--min-coverage", "0.5"))
+    text = methods_text(read("--denoising", "compcor"))
+    assert "not the recipe of the model's training data" in text
+    assert "transient" not in text
 
 
 def test_all_problems_are_told_together(read):

@@ -9,10 +9,11 @@ from pathlib import Path
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
-from kraken_bids.bids.names import combined_entities, format_entities
+from kraken_bids.bids.names import can_average, combined_entities, format_entities
 from kraken_bids.plan import DiffusionRun, FunctionalRun, SessionPlan
 from kraken_bids.settings import Settings
 
+from .denoised import init_denoised_wf
 from .derivatives import add_figure, make_finish, make_series_sink
 from .functional import init_combine_runs_wf, init_functional_wf
 from .report import init_participant_report_wf
@@ -110,9 +111,8 @@ def _add_functional(
     sinks: list[pe.Node] = []
     groups: dict[str, list[tuple[FunctionalRun, pe.Workflow]]] = {}
     for number, run in enumerate(plan.functional, 1):
-        functional_wf = init_functional_wf(
-            run, options=settings.functional, name=f"functional_{number}_wf"
-        )
+        init_wf = init_denoised_wf if run.denoised_by else init_functional_wf
+        functional_wf = init_wf(run, options=settings.functional, name=f"functional_{number}_wf")
         sinks += _add_sinks(
             workflow,
             functional_wf,
@@ -123,10 +123,13 @@ def _add_functional(
             settings=settings,
             sources=_uris(_functional_inputs(run), sources),
         )
-        group = f"{format_entities(combined_entities(run.entities))} {run.space}"
+        name = format_entities(combined_entities(run.entities))
+        group = f"{name} {run.space} {run.variant} {run.mark}"
         groups.setdefault(group, []).append((run, functional_wf))
 
-    several = [members for members in groups.values() if len(members) > 1]
+    several = [
+        members for members in groups.values() if can_average([run.entities for run, _ in members])
+    ]
     for number, members in enumerate(several, 1):
         sinks.append(
             _add_combination(workflow, members, number, settings=settings, sources=sources)
@@ -167,6 +170,7 @@ def _add_combination(
         datatype="func",
         space=first.space,
         flavors=settings.flavors,
+        mark=first.mark or settings.functional.mark,
         sources=_uris([path for run, _ in members for path in _functional_inputs(run)], sources),
     )
     workflow.connect([
@@ -228,6 +232,9 @@ def _add_sinks(
     sources: Sequence[str],
 ) -> list[pe.Node]:
     """Add the sink of a series, fed by these outputs of its workflow, and that of its figure."""
+    mark = ""
+    if isinstance(run, FunctionalRun):
+        mark = run.mark or settings.functional.mark
     sink = make_series_sink(
         f"ds_{series_wf.name}",
         dataset_dir=settings.output_dir,
@@ -237,6 +244,7 @@ def _add_sinks(
         atlases=[source.atlas for source in run.labels],
         flavors=settings.flavors,
         sources=sources,
+        mark=mark,
     )
     workflow.connect([(series_wf, sink, [(f"outputnode.{field}", field) for field in fields])])
     figure_sink = add_figure(
@@ -247,6 +255,7 @@ def _add_sinks(
         dataset_dir=settings.output_dir,
         entities=run.entities,
         datatype=datatype,
+        mark=mark,
     )
     return [sink, figure_sink]
 
@@ -254,7 +263,8 @@ def _add_sinks(
 def _functional_inputs(run: FunctionalRun) -> list[Path]:
     labels = [source.file for source in run.labels]
     steps = [step.file for source in run.labels for step in source.transforms]
-    return [run.bold_file, run.mask_file, run.confounds_file, *labels, *steps]
+    tables = [path for path in (run.confounds_file, run.outliers_file) if path]
+    return [run.bold_file, run.mask_file, *tables, *labels, *steps]
 
 
 def _diffusion_inputs(run: DiffusionRun) -> list[Path]:

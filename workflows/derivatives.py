@@ -26,6 +26,7 @@ def make_series_sink(
     atlases: Sequence[str] = (),
     flavors: Sequence[str] = (),
     sources: Sequence[str] = (),
+    mark: str = "",
 ) -> pe.Node:
     """Make the sink of one series.
 
@@ -43,6 +44,8 @@ def make_series_sink(
         Names of the flavors to write; empty: all.
     sources
         BIDS URIs of the files used.
+    mark
+        What tells another pipeline than the recipe, in names; empty for the recipe.
     """
     return pe.Node(
         SaveSeries(
@@ -53,6 +56,7 @@ def make_series_sink(
             atlases=list(atlases),
             flavors=list(flavors),
             sources=list(sources),
+            mark=mark,
         ),
         name=name,
         mem_gb=SINK_GB,
@@ -68,6 +72,7 @@ def add_figure(
     dataset_dir: Path,
     entities: Entities,
     datatype: str,
+    mark: str = "",
 ) -> pe.Node:
     """Draw a figure of a series and sink it; if drawing fails, the numbers are still written.
 
@@ -79,7 +84,7 @@ def add_figure(
         Workflow of the series and the field of its outputnode with the arrays to draw.
     kind
         Kind of figure, such as ``functional_qc``.
-    dataset_dir, entities, datatype
+    dataset_dir, entities, datatype, mark
         As for `make_series_sink`.
 
     Returns
@@ -93,6 +98,7 @@ def add_figure(
             dataset_dir=str(dataset_dir),
             entities=[list(pair) for pair in entities],
             datatype=datatype,
+            mark=mark,
         ),
         name=f"ds_figure_{source.name}",
     )

@@ -67,7 +67,8 @@ def init_functional_wf(
     )
 
     # The segmentation travels with the labels: mapping points costs the most.
-    sources = [*run.labels, *([run.tissues] if run.tissues else [])]
+    tissues = run.tissues if options.denoising == "recipe" else None
+    sources = [*run.labels, *([tissues] if tissues else [])]
     resample_labels = pe.Node(
         ResampleLabels(
             label_sources=[plain_label_source(source) for source in sources],
@@ -88,13 +89,13 @@ def init_functional_wf(
             mask_file=str(run.mask_file),
             atlases=atlases,
             regions=regions,
-            with_components=options.compcor == "exact",
+            with_components=options.needs_components,
         ),
         name="parcellate",
         mem_gb=PARCELLATE_GB,
     )
     workflow.connect([(resample_labels, parcellate, [(of_atlases, "labels_files")])])
-    if run.tissues is not None:
+    if tissues is not None:
         workflow.connect([
             (resample_labels, parcellate, [(("labels_files", last_file), "tissues_file")]),
         ])
@@ -106,10 +107,13 @@ def init_functional_wf(
             regions=regions,
             repetition_time_s=run.repetition_time_s,
             n_dummy_discarded=run.n_dummy_discarded,
+            denoising=options.denoising,
             compcor=options.compcor,
             gsr_source=options.gsr_source,
+            outliers=options.outliers,
             high_pass_hz=options.high_pass_hz,
             high_pass_edge_hz=options.high_pass_edge_hz,
+            edge_rule=options.edge_rule,
             skip_s=options.skip_s,
             pcorr_lambda=lambda_by_atlas(atlases, options=options),
             min_coverage=options.min_coverage,

@@ -9,7 +9,7 @@ from pathlib import Path
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
-from kraken_bids.plan import CohortSession
+from kraken_bids.plan import CohortSession, LambdaSearchPlan
 from kraken_bids.settings import TranslationOptions
 
 from .derivatives import make_finish
@@ -25,6 +25,7 @@ def init_group_wf(
     output_dir: Path,
     key: str,
     label: str,
+    search: LambdaSearchPlan | None = None,
     omp_nthreads: int = 1,
     name: str = "group_wf",
 ) -> pe.Workflow:
@@ -32,7 +33,7 @@ def init_group_wf(
 
     Parameters
     ----------
-    sessions, options, dataset_dir, omp_nthreads, name
+    sessions, options, dataset_dir, search, omp_nthreads, name
         As for `init_translation_wf`.
     output_dir
         Root of the data set of measured connectomes.
@@ -47,6 +48,7 @@ def init_group_wf(
         options=options,
         dataset_dir=dataset_dir,
         sources_root=output_dir,
+        search=search,
         omp_nthreads=omp_nthreads,
     )
     report_wf = init_group_report_wf(dataset_dir=dataset_dir, output_dir=output_dir)

@@ -21,8 +21,10 @@ from kraken_bids.interfaces.translation import (
     plain_session,
     uses_gpu,
 )
-from kraken_bids.plan import CohortSession
+from kraken_bids.plan import CohortSession, LambdaSearchPlan
 from kraken_bids.settings import TranslationOptions
+
+from .regularization import init_regularization_wf
 
 #: Sessions read and translated at a time: 16 of 15 flavors are 43 MB of edges.
 BATCH_SIZE = 16
@@ -41,6 +43,7 @@ def init_translation_wf(
     dataset_dir: Path,
     sources_root: Path | None = None,
     sources_name: str = "connectomes",
+    search: LambdaSearchPlan | None = None,
     batch_size: int = BATCH_SIZE,
     omp_nthreads: int = 1,
     name: str = "translation_wf",
@@ -58,6 +61,9 @@ def init_translation_wf(
     sources_root, sources_name
         Root of the data set of measured connectomes, and its name in ``DatasetLinks``: what URIs
         in sidecars begin with. Without a root, sidecars give bare file names.
+    search
+        Search for the lambda of partial correlations, which are then made with it; None leaves
+        them as measured.
     batch_size
         Sessions in memory at a time.
     omp_nthreads
@@ -75,7 +81,7 @@ def init_translation_wf(
     """
     rows = [plain_session(session) for session in sessions]
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    model = _model_inputs(sessions, options)
+    model = _model_inputs(sessions, options, search)
     workflow = pe.Workflow(name=name)
     outputnode = pe.Node(
         niu.IdentityInterface(fields=["out_files", "problems_file"]), name="outputnode"
@@ -84,7 +90,6 @@ def init_translation_wf(
     read = pe.MapNode(
         ReadConnectomes(**model), iterfield=["sessions"], name="read", mem_gb=READ_GB
     )
-    read.inputs.sessions = batches
 
     fit = pe.Node(
         FitAdaptation(sessions=batches, **plain_adaptation(options.adaptation), **model),
@@ -108,7 +113,6 @@ def init_translation_wf(
         mem_gb=TRANSLATE_GB,
         n_procs=omp_nthreads,
     )
-    translate.inputs.sessions = batches
     workflow.connect([
         (read, translate, [("edges_file", "edges_file")]),
         (fit, translate, [
@@ -120,14 +124,16 @@ def init_translation_wf(
     evaluate = pe.Node(
         EvaluateTranslation(sessions=batches, **model), name="evaluate", mem_gb=EVALUATE_GB
     )
+    problems = pe.Node(niu.Merge(2), name="problems", run_without_submitting=True)
     workflow.connect([
-        (read, evaluate, [("problems_file", "problems_files")]),
+        (read, problems, [("problems_file", "in2")]),
+        (problems, evaluate, [("out", "problems_files")]),
         (fit, evaluate, [("means_file", "means_file")]),
         (translate, evaluate, [("sums_file", "sums_files")]),
         (evaluate, outputnode, [("problems_file", "problems_file")]),
     ])
 
-    trees = pe.Node(niu.Merge(3), name="trees", run_without_submitting=True)
+    trees = pe.Node(niu.Merge(4), name="trees", run_without_submitting=True)
     publish = pe.MapNode(
         PublishTree(out_dir=str(dataset_dir)), iterfield=["in_dir"], name="publish"
     )
@@ -137,6 +143,26 @@ def init_translation_wf(
         (evaluate, trees, [("out_dir", "in3")]),
         (trees, publish, [("out", "in_dir")]),
         (publish, outputnode, [(("out_files", flatten), "out_files")]),
+    ])
+    if search is None:
+        read.inputs.sessions = batches
+        translate.inputs.sessions = batches
+        return workflow
+
+    regularization_wf = init_regularization_wf(
+        sessions=sessions,
+        search=search,
+        batch_size=batch_size,
+        sources_root=sources_root,
+        sources_name=sources_name,
+    )
+    fit.inputs.searched = list(search.atlases)
+    workflow.connect([
+        (regularization_wf, fit, [("outputnode.lambdas", "lambdas")]),
+        (regularization_wf, read, [("outputnode.sessions", "sessions")]),
+        (regularization_wf, translate, [("outputnode.sessions", "sessions")]),
+        (regularization_wf, problems, [("outputnode.problems_files", "in1")]),
+        (regularization_wf, trees, [("outputnode.out_dirs", "in4")]),
     ])
     return workflow
 
@@ -207,10 +233,13 @@ def init_session_translation_wf(
 
 
 def _model_inputs(
-    sessions: tuple[CohortSession, ...], options: TranslationOptions
+    sessions: tuple[CohortSession, ...],
+    options: TranslationOptions,
+    search: LambdaSearchPlan | None = None,
 ) -> dict[str, object]:
     """Inputs that all nodes which use the model have in common."""
     flavors = {flavor for session in sessions for flavor, _ in session.connectomes}
+    flavors |= set(search.flavors if search else ())
     return {
         "model_dir": str(options.model_dir),
         "model_sha256": options.model_sha256,

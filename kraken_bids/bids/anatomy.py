@@ -166,6 +166,8 @@ def find_anatomy(
     t1w_files: list[Path] = []
     for derivative, found in sorted(files.items(), key=lambda item: item[0].program):
         program = derivative.program
+        if program == "xcp_d":
+            continue  # what it has of the anatomy is copied, moved or cut
         anat = [file for file in found if file.datatype == "anat"]
         transforms = select(
             anat, suffix="xfm", extensions=(".h5", ".txt", ".mat"),

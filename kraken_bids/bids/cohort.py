@@ -11,7 +11,9 @@ from pathlib import Path
 from ..errors import InputError, KrakenBIDSError, Problems, UsageError, suggest
 from ..flavors import Flavor
 from ..plan import CohortSession, Entities
+from ..settings import DENOISING
 from .files import FoundFile, parse_name, same_label
+from .names import OFF_RECIPE
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ def find_cohort(
     tasks: Sequence[str] = (),
     adapt_by: str = "",
     participants_file: Path | None = None,
+    mark: str = "",
 ) -> tuple[CohortSession, ...]:
     """Find the measured connectomes of each session.
 
@@ -47,6 +50,9 @@ def find_cohort(
         Column of `participants_file` that tells sites apart, or empty.
     participants_file
         ``participants.tsv``; needed with `adapt_by`.
+    mark
+        Key of `OFF_RECIPE`: functional connectomes of that pipeline are taken, and no others.
+        Empty: those of the models' recipe; that others are left out is logged.
 
     Returns
     -------
@@ -60,14 +66,17 @@ def find_cohort(
     """
     found: list[CohortSession] = []
     problems: list[KrakenBIDSError] = []
+    unused: dict[str, int] = {}
     for participant, session, files in _session_files(output_dir, participants, sessions):
         try:
-            connectomes = _connectomes(files, tasks)
+            connectomes = _connectomes(_of_recipe(files, mark, unused), tasks)
         except KrakenBIDSError as problem:
             problems.append(problem)
             continue
         if connectomes:
             found.append(CohortSession(participant, session, connectomes))
+    is_functional = [path.parent.name == "func" for one in found for _, path in one.connectomes]
+    _tell_off_recipe(unused, mark, output_dir, taken=bool(mark) and any(is_functional))
     there = {session.participant for session in found}
     for participant in participants:
         if participant not in there:
@@ -75,6 +84,44 @@ def find_cohort(
     if problems:
         raise Problems(problems)
     return _with_sites(found, adapt_by, participants_file) if adapt_by else tuple(found)
+
+
+def _of_recipe(
+    files: Iterable[FoundFile], mark: str, unused: dict[str, int]
+) -> Iterable[FoundFile]:
+    """Files of one pipeline, structural ones always; functional ones of others are counted."""
+    for file in files:
+        label = file.label("desc") or ""
+        if label == (mark if file.datatype == "func" else ""):
+            yield file
+        elif file.datatype == "func":
+            unused[label] = unused.get(label, 0) + 1
+
+
+def _tell_off_recipe(
+    unused: Mapping[str, int], mark: str, output_dir: Path, *, taken: bool
+) -> None:
+    """Say which functional connectomes were left out, and which were taken that should not be."""
+    options = {name.replace("_", ""): name for name in DENOISING}
+    for label, number in sorted(unused.items()):
+        if label:
+            _log.warning(
+                "%d functional connectomes in %s are left out: desc-%s, %s%s",
+                number,
+                output_dir,
+                label,
+                OFF_RECIPE[label],
+                f". With --denoising {options[label]}, the group level takes them"
+                if label in options
+                else "",
+            )
+    if taken:
+        _log.warning(
+            "functional connectomes of desc-%s are used (%s): the models were trained on another "
+            "recipe, and their predictions from these are not validated",
+            mark,
+            OFF_RECIPE[mark],
+        )
 
 
 def _session_files(
@@ -98,12 +145,12 @@ def _folders(parent: Path, entity: str, labels: Sequence[str]) -> list[Path]:
 
 
 def _matrices(folder: Path) -> list[FoundFile]:
-    """Measured matrices in a session's folder; predicted ones have a ``desc-``."""
+    """Measured matrices in a session's folder; predicted ones have another ``desc-``."""
     paths = sorted(
         path for datatype in ("func", "dwi") for path in folder.glob(f"{datatype}/*_relmat.tsv")
     )
     files = (parse_name(path) for path in paths if not path.name.startswith("."))
-    return [file for file in files if file.label("desc") is None]
+    return [file for file in files if (file.label("desc") or "") in {"", *OFF_RECIPE}]
 
 
 def _connectomes(files: Iterable[FoundFile], tasks: Sequence[str]) -> tuple[tuple[str, Path], ...]:

@@ -26,6 +26,7 @@ N_COMPCOR = 5
 COMPCOR_PREFIX = {"WM": "w_comp_cor_", "CSF": "c_comp_cor_"}
 
 _NON_STEADY = re.compile(r"non_steady_state_outlier\d+")
+_MOTION_OUTLIER = re.compile(r"motion_outlier\d+")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,30 @@ class ConfoundsTable:
     def n_non_steady(self) -> int:
         """Volumes at the start that fMRIPrep found not yet steady."""
         return sum(1 for name in self.columns if _NON_STEADY.fullmatch(name))
+
+    @property
+    def n_volumes(self) -> int:
+        """Rows of the table."""
+        return len(next(iter(self.columns.values()), ()))
+
+    def non_steady(self) -> NDArray[np.bool_]:
+        """Volumes that fMRIPrep found not yet steady, (n_volumes,)."""
+        return self._flagged(_NON_STEADY)
+
+    def motion_outliers(self) -> NDArray[np.bool_]:
+        """Volumes that fMRIPrep found to be motion outliers, (n_volumes,).
+
+        Those of framewise displacement or standardised DVARS beyond its limits (by default
+        0.5 mm and 1.5): a column each. A run without any has no such column.
+        """
+        return self._flagged(_MOTION_OUTLIER)
+
+    def _flagged(self, pattern: re.Pattern[str]) -> NDArray[np.bool_]:
+        is_flagged = np.zeros(self.n_volumes, dtype=bool)
+        for name, values in self.columns.items():
+            if pattern.fullmatch(name):
+                is_flagged |= values > 0
+        return is_flagged
 
     def motion(self) -> NDArray[np.float64]:
         """Motion parameters, (n_volumes, 6), mm and rad."""

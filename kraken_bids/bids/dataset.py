@@ -25,7 +25,8 @@ from ..plan import CohortSession
 from ..settings import Settings
 from .derivatives import DESCRIPTION, find_derivatives, generated_by, read_description
 from .inputs import wanted_atlases
-from .names import OUTPUTS
+from .names import OFF_RECIPE, OUTPUTS, XCP_D_MARK, marked
+from .regularization import SEARCH_LABEL
 from .sidecars import VARIANTS
 from .writers import write_text
 
@@ -134,7 +135,7 @@ def write_measured_dataset(settings: Settings) -> list[Path]:
             license=_common_license(descriptions),
             authors=_authors(settings.bids_dir),
             atlases=tuple(dict.fromkeys(name for names in wanted.values() for name in names)),
-            labels=tuple(MEASURED_LABELS.items()),
+            labels=tuple(_measured_labels(settings).items()),
             outputs=(
                 "timeseries",
                 "connectome",
@@ -148,12 +149,34 @@ def write_measured_dataset(settings: Settings) -> list[Path]:
     )
 
 
+def _measured_labels(settings: Settings) -> dict[str, str]:
+    """Labels of this run, and of other pipelines whose outputs are there from earlier ones."""
+    try:
+        there = (settings.output_dir / "descriptions.tsv").read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        there = ""
+    labels = dict(MEASURED_LABELS)
+    for mark, text in OFF_RECIPE.items():
+        is_forced = settings.force and mark == XCP_D_MARK
+        if is_forced or mark == settings.functional.mark or f"desc-{mark}\t" in there:
+            labels[mark] = f"Connectomes of series {text}"
+            labels |= {
+                marked(label, mark): f"{MEASURED_LABELS[label]} ({text})" for label in ("fc", "qc")
+            }
+            labels |= {
+                marked("hpf", mark): f"Series {text}",
+                marked("hpfgsr", mark): f"Series {text}, global signal regressed",
+            }
+    return labels
+
+
 def write_prediction_dataset(
     settings: Settings,
     sessions: Iterable[CohortSession],
     dataset_dir: Path,
     *,
     targets: Iterable[str] = (),
+    searched: Iterable[str] = (),
 ) -> list[Path]:
     """Write the root files of a data set of predictions.
 
@@ -168,8 +191,10 @@ def write_prediction_dataset(
         Root of the data set.
     targets
         Flavors that the model predicts where none are asked for: their atlases are described.
+    searched
+        Atlases whose partial correlations are made here, with a lambda searched for.
     """
-    sessions = tuple(sessions)
+    sessions, searched = tuple(sessions), tuple(searched)
     measured = _measured_description(settings.output_dir)
     options = settings.translation
     labels = {
@@ -178,6 +203,7 @@ def write_prediction_dataset(
            if name not in PREDICTION_LABELS},
         **_flavor_labels(options.predict_from),
         options.adaptation: "Adaptation of the cohort to the model's training data",
+        **({SEARCH_LABEL: "Search for lambda of the partial correlations"} if searched else {}),
     }  # fmt: skip
     if not options.adaptation.replace("+", "").isalnum():
         del labels[options.adaptation]  # a file, not a mode
@@ -192,7 +218,7 @@ def write_prediction_dataset(
             source_datasets=tuple(measured.get("SourceDatasets", ())),
             license=str(measured.get("License", "")),
             authors=tuple(measured.get("Authors", ())),
-            atlases=_target_atlases(options.predict_to or targets),
+            atlases=_target_atlases(options.predict_to or targets, searched),
             labels=tuple(labels.items()),
             outputs=(
                 "latent",
@@ -201,6 +227,7 @@ def write_prediction_dataset(
                 "adaptation",
                 "cohort_mean",
                 "prediction_qc",
+                *(("connectome", "lambda_search") if searched else ()),
             ),
         ),
     )
@@ -209,10 +236,11 @@ def write_prediction_dataset(
     return written
 
 
-def _target_atlases(targets: Iterable[str]) -> tuple[str, ...]:
-    """Atlases of flavors, those known here; without flavors the default ones."""
+def _target_atlases(targets: Iterable[str], more: Iterable[str] = ()) -> tuple[str, ...]:
+    """Atlases of flavors, those known here; without flavors the default ones; and more."""
     asked = {name.split("_")[1] for name in targets if name.count("_") == 2}
-    return tuple(name for name in atlas_names() if name in (asked or default_atlas_names()))
+    wanted = {*(asked or default_atlas_names()), *more}
+    return tuple(name for name in atlas_names() if name in wanted)
 
 
 def _flavor_labels(names: Iterable[str]) -> dict[str, str]:

@@ -163,13 +163,6 @@ def generated_by(derivatives: Iterable[Derivative]) -> list[dict[str, Any]]:
 
 def _named_derivative(program: str, root: Path) -> list[Derivative]:
     """Check a data set given by name; QSIRecon's brings its nested ones."""
-    if program == "xcp_d":
-        raise UsageError(
-            "outputs of XCP-D are not read: they are band-pass filtered by default, which the "
-            "models were not trained on",
-            where=f"--derivatives xcp_d={root}",
-            fix="Give the fMRIPrep outputs that XCP-D started from: fmriprep=PATH.",
-        )
     if program == "connectomes":
         return []
     description = read_description(root)

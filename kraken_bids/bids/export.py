@@ -16,24 +16,20 @@ import numpy as np
 from ..atlases import load_atlas
 from ..flavors import Flavor
 from ..plan import Entities
-from .names import format_entities, output_path
+from ..storage import atomic_path
+from .names import format_entities, marked, output_path
 from .sidecars import (
     connectome_sidecar,
     labels_sidecar,
     quality_sidecar,
     timeseries_sidecar,
 )
-from .writers import (
-    MISSING,
-    atomic_path,
-    format_rows,
-    write_bytes,
-    write_connectome,
-    write_json,
-    write_table,
-)
+from .writers import MISSING, format_rows, write_bytes, write_connectome, write_json, write_table
 
 _log = logging.getLogger(__name__)
+
+#: Fewer degrees of freedom a region make partial correlations noisy.
+FEW_DOF_PER_REGION = 2.0
 
 #: So many missing regions are named in a warning; the page and the sidecars name all.
 LISTED_REGIONS = 3
@@ -57,6 +53,9 @@ class Target:
         BIDS URIs of the files used.
     quality
         The quality measures; sidecars repeat those that a connectome depends on.
+    mark
+        Key of `kraken_bids.bids.names.OFF_RECIPE` where the series was not denoised by the
+        models' recipe: part of the names, so that nobody takes one for the other.
     """
 
     dataset_dir: Path
@@ -65,6 +64,7 @@ class Target:
     space: str
     sources: tuple[str, ...] = ()
     quality: Mapping[str, Any] = field(default_factory=dict)
+    mark: str = ""
 
     def path(self, name: str, **labels: str) -> Path:
         """Full path of an output (a key of `kraken_bids.bids.names.OUTPUTS`)."""
@@ -103,7 +103,11 @@ def save_connectomes(
         for name in sorted(set(connectomes.files) & set(wanted or connectomes.files)):
             flavor = Flavor.parse(name)
             path = target.path(
-                "connectome", space=target.space, atlas=flavor.atlas, meas=flavor.meas
+                "connectome",
+                space=target.space,
+                atlas=flavor.atlas,
+                meas=flavor.meas,
+                desc=marked("", target.mark),
             )
             write_connectome(path, connectomes[name], load_atlas(flavor.atlas).region_names)
             sidecar = connectome_sidecar(
@@ -111,6 +115,7 @@ def save_connectomes(
                 sources=target.sources,
                 quality=target.quality,
                 missing=target.regions(flavor.atlas).get("missing", ()),
+                mark=target.mark,
             )
             written += [path, _sidecar(path, sidecar)]
     return written
@@ -122,11 +127,13 @@ def save_timeseries(target: Target, timeseries_file: Path) -> list[Path]:
     with np.load(timeseries_file, allow_pickle=False) as series:
         for name in sorted(series.files):
             atlas, _, desc = name.partition("_")
-            path = target.path("timeseries", space=target.space, atlas=atlas, desc=desc)
+            path = target.path(
+                "timeseries", space=target.space, atlas=atlas, desc=marked(desc, target.mark)
+            )
             header = "\t".join(load_atlas(atlas).region_names).encode()
             write_bytes(path, b"\n".join([header, *format_rows(series[name])]) + b"\n")
             sidecar = timeseries_sidecar(
-                atlas, desc, sources=target.sources, quality=target.quality
+                atlas, desc, sources=target.sources, quality=target.quality, mark=target.mark
             )
             sidecar |= _outliers(target)
             written += [path, _sidecar(path, sidecar)]
@@ -162,7 +169,7 @@ def save_quality(target: Target) -> list[Path]:
         "func": ("functional_qc", "fc"),
         "dwi": ("structural_qc", "sc"),
     }[target.datatype]
-    path = target.path(name, desc=desc)
+    path = target.path(name, desc=marked(desc, target.mark))
     row = {
         key: value for key, value in target.quality.items() if not isinstance(value, (dict, list))
     }
@@ -172,6 +179,7 @@ def save_quality(target: Target) -> list[Path]:
     )
     sidecar |= _outliers(target)
     _tell_missing(target)
+    _tell_support(target)
     return [path, _sidecar(path, sidecar)]
 
 
@@ -195,6 +203,25 @@ def _tell_missing(target: Target) -> None:
             )
 
 
+def _tell_support(target: Target) -> None:
+    """Warn of partial correlations that rest on their regularisation more than on data."""
+    prefix = "pcorr_dof_per_region_"
+    few = {
+        key.removeprefix(prefix): float(value)
+        for key, value in target.quality.items()
+        if key.startswith(prefix) and value is not None and value < FEW_DOF_PER_REGION
+    }
+    if few:
+        _log.warning(
+            "%s: %.0f degrees of freedom are %s a region (2 or more are good, below 1 a partial "
+            "correlation is what lambda makes of it). Combine more runs, or take FCpcorr with "
+            "caution",
+            format_entities(target.entities),
+            target.quality.get("dof_hpf", float("nan")),
+            ", ".join(f"{value:.2g} ({atlas})" for atlas, value in few.items()),
+        )
+
+
 def _outliers(target: Target) -> dict[str, list[int]]:
     """Volumes left out, from 0, where the series has them: needed to use the series again."""
     volumes = target.quality.get("outlier_volumes")
@@ -206,7 +233,7 @@ def save_figures(target: Target, figures: Sequence[tuple[str, Path]]) -> list[Pa
     written = []
     suffix = {"func": "bold", "dwi": "dwi"}[target.datatype]
     for desc, figure in figures:
-        path = target.path("figure", suffix=suffix, desc=desc)
+        path = target.path("figure", suffix=suffix, desc=marked(desc, target.mark))
         with atomic_path(path) as temporary:
             shutil.copyfile(figure, temporary)
         written.append(path)

@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 from ..errors import InputError
 from ..plan import Entities, FunctionalRun
-from ..settings import FunctionalOptions, Selection
-from .anatomy import Anatomy, AtlasImage, label_sources, require_tissues, tissue_source
-from .derivatives import Derivative
-from .files import Accepted, FoundFile, check_content, read_metadata, same_label, select
-from .spaces import space_name, transform_steps
+from ..settings import Selection
+from .files import FoundFile, same_label, select
+from .functional_runs import FunctionalQuery, fmriprep_run, without_echo
+from .names import can_average, combined_entities, format_entities
+from .spaces import BOLDREF
+from .strategies import series_label
+from .xcp_d import denoised_run, without_concatenations
 
 _log = logging.getLogger(__name__)
 
@@ -28,36 +27,9 @@ SPACE_PREFERENCE: tuple[str, ...] = (
     "boldref",
 )
 #: Grids of 2 mm are those of the training data; then the native one, then any.
-RESOLUTION_PREFERENCE: tuple[str | None, ...] = ("2", None)
-#: Repetition times beyond these are errors of units, not of scanning, in s.
-REPETITION_TIME_RANGE_S = (0.1, 20.0)
-
-
-@dataclass(frozen=True)
-class FunctionalQuery:
-    """What to make functional runs from.
-
-    Parameters
-    ----------
-    derivative
-        fMRIPrep's data set.
-    files
-        The session's files in it.
-    anatomy
-        The session's anatomy.
-    images
-        Label images by atlas.
-    options, selection, filters
-        As asked for.
-    """
-
-    derivative: Derivative
-    files: Sequence[FoundFile]
-    anatomy: Anatomy
-    images: Mapping[str, AtlasImage]
-    options: FunctionalOptions
-    selection: Selection
-    filters: Mapping[str, Accepted]
+RESOLUTION_PREFERENCE: tuple[str, ...] = ("2", "", "native")
+#: Series on surfaces: CIFTI and GIFTI.
+SURFACE_EXTENSIONS = frozenset({".dtseries.nii", ".func.gii"})
 
 
 def find_functional_runs(
@@ -65,8 +37,8 @@ def find_functional_runs(
 ) -> tuple[tuple[FunctionalRun, ...], tuple[InputError, ...]]:
     """Find a session's functional runs.
 
-    Each run is taken in one space: the first of `SPACE_PREFERENCE` that all atlases can be
-    brought to, else the one that most can.
+    The runs of one task are taken in one space: the first of `SPACE_PREFERENCE` that all of them
+    are in and all atlases can be brought to, else the one that serves most.
 
     Returns
     -------
@@ -82,22 +54,22 @@ def find_functional_runs(
     series = [file for file in all_series if _is_selected(file, query.selection)]
     if not series:
         return (), (_none_selected(all_series, query),)
-    groups: dict[Entities, list[FoundFile]] = {}
-    for file in series:
-        groups.setdefault(file.source, []).append(file)
-    runs, problems = [], []
-    for source in sorted(_without_single_echoes(groups)):
-        run, found = _best_run(groups[source], query)
-        runs += [run] if run else []
-        problems += found
-    return tuple(runs), tuple(dict.fromkeys(problems))
+    runs, problems = [], _surface_only(series, query)
+    for family in _families(series):
+        found, told = _family_runs(family, query)
+        runs += found
+        problems += told
+    return tuple(sorted(runs, key=lambda run: run.entities)), tuple(dict.fromkeys(problems))
 
 
 def _series(query: FunctionalQuery) -> list[FoundFile]:
-    return select(
+    is_denoised = query.derivative.program == "xcp_d"
+    found = select(
         query.files, suffix="bold", accepted=query.filters.get("bold", ()),
-        datatype="func", desc="preproc",
+        datatype="func",
+        desc="denoised" if is_denoised else series_label(query.options.denoising),
     )  # fmt: skip
+    return without_concatenations(found) if is_denoised else found
 
 
 def _is_selected(file: FoundFile, selection: Selection) -> bool:
@@ -121,15 +93,54 @@ def _none_selected(series: Iterable[FoundFile], query: FunctionalQuery) -> Input
     )
 
 
-def _without_single_echoes(groups: Mapping[Entities, Any]) -> list[Entities]:
+#: Files of one scan, in all their spaces, by the scan's entities.
+Family = Mapping[Entities, Sequence[FoundFile]]
+
+
+def _families(series: Iterable[FoundFile]) -> list[Family]:
+    """Scans that are averaged together (the runs of one task), each in all its spaces."""
+    scans: dict[Entities, list[FoundFile]] = {}
+    for file in series:
+        scans.setdefault(file.source, []).append(file)
+    families: dict[Entities, dict[Entities, list[FoundFile]]] = {}
+    for source in _without_single_echoes(scans):
+        families.setdefault(combined_entities(source), {})[source] = scans[source]
+    return list(families.values())
+
+
+def _without_single_echoes(scans: Family) -> list[Entities]:
     """Leave out the echoes of a run whose optimal combination is there."""
-
-    def combined(source: Entities) -> Entities:
-        return tuple(pair for pair in source if pair[0] != "echo")
-
     return [
-        source for source in groups if combined(source) == source or combined(source) not in groups
+        source
+        for source in sorted(scans)
+        if without_echo(source) == source or without_echo(source) not in scans
     ]
+
+
+def _surface_only(series: Iterable[FoundFile], query: FunctionalQuery) -> list[InputError]:
+    """Name the runs that are there on surfaces only, beside others in volumes."""
+    if query.filters.get("bold"):
+        return []
+    there = {without_echo(file.source) for file in series}
+    lacking: dict[Entities, FoundFile] = {}
+    for file in query.files:
+        if file.extension in SURFACE_EXTENSIONS and _is_selected(file, query.selection):
+            source = tuple(pair for pair in file.source if pair[0] not in {"echo", "hemi"})
+            if file.suffix == "bold" and source not in there:
+                lacking.setdefault(source, file)
+    return [_on_surfaces(format_entities(source), file) for source, file in lacking.items()]
+
+
+def _on_surfaces(name: str, file: FoundFile) -> InputError:
+    fix = (
+        "Run fMRIPrep again with --output-spaces MNI152NLin6Asym:res-2, which adds a series in a "
+        "volume."
+    )
+    if file.label("desc") == "denoised":
+        fix = "Run XCP-D again with --file-format nifti, or give the fMRIPrep outputs only."
+    return InputError(
+        f"{name} has BOLD series on surfaces only (CIFTI or GIFTI)", where=str(file.path), fix=fix
+    )
 
 
 def _explain_absence(query: FunctionalQuery) -> InputError | None:
@@ -137,179 +148,144 @@ def _explain_absence(query: FunctionalQuery) -> InputError | None:
     functional = [file for file in query.files if file.datatype == "func"]
     if not functional or query.filters.get("bold"):
         return None
-    extensions = {file.extension for file in functional if file.suffix == "bold"}
-    where = str(functional[0].path.parent)
-    if extensions & {".dtseries.nii", ".func.gii"}:
+    needed = series_label(query.options.denoising)
+    if needed != series_label("recipe") and query.derivative.program == "fmriprep":
         return InputError(
-            f"{query.anatomy.participant} has BOLD series on surfaces only (CIFTI or GIFTI)",
-            where=where,
-            fix="Run fMRIPrep again with --output-spaces MNI152NLin6Asym:res-2, which adds a "
-            "series in a volume.",
+            f"{query.anatomy.participant} has no series *_desc-{needed}_bold.nii.gz, which "
+            f"--denoising {query.options.denoising} starts from",
+            where=str(functional[0].path.parent),
+            fix="Run a version of fMRIPrep before 24.0 with --use-aroma, or choose another "
+            "--denoising.",
         )
+    for file in functional:
+        if file.suffix == "bold" and file.extension in SURFACE_EXTENSIONS:
+            return _on_surfaces(query.anatomy.participant, file)
+    if query.derivative.program == "xcp_d":
+        return None
     return InputError(
         f"{query.anatomy.participant} has functional outputs but no preprocessed series "
         "(*_desc-preproc_bold.nii.gz): fMRIPrep was run with --level minimal or resampling",
-        where=where,
+        where=str(functional[0].path.parent),
         fix="Run fMRIPrep again with --level full and --output-spaces MNI152NLin6Asym:res-2; it "
         "starts from these outputs.",
     )
 
 
-def _best_run(
-    series: Sequence[FoundFile], query: FunctionalQuery
-) -> tuple[FunctionalRun | None, list[InputError]]:
-    """The run in the space that serves most atlases; the preferred space among equals."""
-    best: tuple[FunctionalRun | None, list[InputError]] = (None, [])
-    for file in sorted(series, key=_preference):
-        try:
-            run, problems = _run(file, query)
-        except InputError as problem:
-            run, problems = None, [problem]
-        if run and not problems:
-            return run, []
-        n_before = len(best[0].labels) if best[0] else -1
-        if (run and len(run.labels) > n_before) or not best[1]:
-            best = (run, problems)
-    run, problems = best
-    return (run if run and run.labels else None), problems
+def _family_runs(
+    family: Family, query: FunctionalQuery
+) -> tuple[list[FunctionalRun], list[InputError]]:
+    """The runs of one task, all in the one space that serves most runs and atlases.
+
+    Runs in different spaces could not be averaged under one name.
+    """
+    scans, problems = _by_grid(family)
+    grids = sorted({grid for files in scans.values() for grid in files}, key=_preference)
+    best: list[_Attempt] = []
+    passed_over: list[_Attempt] = []
+    for grid in grids:
+        attempts = [_attempt(source, files, grid, query) for source, files in scans.items()]
+        if _served(attempts) > _served(best) or not best:
+            passed_over, best = [*passed_over, *best], attempts
+        if all(attempt.run and not attempt.problems for attempt in attempts):
+            break
+    for attempt in passed_over:
+        for problem in attempt.problems if attempt.run is None else ():
+            _log.warning("taken in another space: %s", problem)
+    runs = [item.run for item in best if item.run and item.run.labels]
+    problems += [problem for item in best for problem in item.problems]
+    return runs, [*problems, *_nameless_average(runs)]
 
 
-def _preference(file: FoundFile) -> tuple[int, int, str]:
-    def rank(value: str | None, order: Sequence[str | None]) -> int:
-        return order.index(value) if value in order else len(order)
+@dataclass(frozen=True)
+class _Attempt:
+    """A run from one of a scan's files, or why there is none (for all atlases)."""
 
-    space = file.label("space") or "boldref"
-    return (
-        rank(space, SPACE_PREFERENCE),
-        rank(file.label("res"), RESOLUTION_PREFERENCE),
-        str(file.path),
+    run: FunctionalRun | None
+    problems: tuple[InputError, ...] = ()
+
+
+def _served(attempts: Iterable[_Attempt]) -> int:
+    """Number of runs times atlases that can be had."""
+    return sum(len(attempt.run.labels) for attempt in attempts if attempt.run)
+
+
+#: Labels of space, cohort of the template and resolution.
+_Grid = tuple[str, str, str]
+
+
+def _by_grid(
+    family: Family,
+) -> tuple[dict[Entities, dict[_Grid, FoundFile]], list[InputError]]:
+    """Files of each scan by grid; those that would overwrite each other's outputs are told."""
+    scans: dict[Entities, dict[_Grid, FoundFile]] = {}
+    problems = []
+    for source, files in family.items():
+        grids = scans.setdefault(source, {})
+        for file in sorted(files, key=lambda file: (file.extension != ".nii.gz", file.path)):
+            space = file.label("space") or BOLDREF
+            grid = (space, file.label("cohort") or "", file.label("res") or "")
+            if grids.setdefault(grid, file) is not file:
+                problems.append(_same_name(grids[grid], file))
+    return scans, problems
+
+
+def _same_name(first: FoundFile, second: FoundFile) -> InputError:
+    return InputError(
+        f"{second.path.name} is left out: its outputs would have the names of those of "
+        f"{first.path.name}",
+        where=str(second.path.parent),
+        fix="Tell them apart by an entity of BIDS, such as acq- or run-, or remove one.",
     )
 
 
-def _run(file: FoundFile, query: FunctionalQuery) -> tuple[FunctionalRun, list[InputError]]:
-    """A run from one of its series; raises if the run itself is not usable."""
-    metadata = read_metadata(file, query.derivative.root)
-    confounds = _confounds(file, query)
-    sidecar = confounds.path.with_suffix(".json")
-    space = space_name(file.label("space"), query.derivative.program)
-    own = transform_steps(
-        [item for item in query.files if set(item.source) <= set(file.source)],
-        query.derivative.program,
-        func=True,
-    )
-    anatomy = replace(query.anatomy, graph=query.anatomy.graph + own)
-    labels, problems = label_sources(query.images, space, anatomy)
-    run = FunctionalRun(
-        entities=file.source,
-        space=space,
-        resolution=file.label("res") or "",
-        bold_file=file.path,
-        mask_file=_mask(file, query).path,
-        confounds_file=confounds.path,
-        confounds_sidecar=sidecar if sidecar.is_file() else None,
-        repetition_time_s=_repetition_time(file, metadata),
-        labels=labels,
-        tissues=tissue_source(space, anatomy),
-        n_dummy_discarded=_discarded_volumes(file, metadata),
-    )
-    for needed in (run.bold_file, run.mask_file, run.confounds_file):
-        check_content(needed)
-    _check_tissues(run, anatomy, query.options)
-    return run, list(problems)
-
-
-def _check_tissues(run: FunctionalRun, anatomy: Anatomy, options: FunctionalOptions) -> None:
-    if run.tissues or (options.compcor == "columns" and options.gsr_source == "global_signal"):
-        return
-    require_tissues(
-        run.space,
-        anatomy,
-        purpose="denoising",
-        fix="Give fMRIPrep outputs made with FreeSurfer or --fs-subjects-dir, or use "
-        "--compcor columns --gsr-source global_signal.",
-    )
-
-
-def _mask(file: FoundFile, query: FunctionalQuery) -> FoundFile:
-    """Brain mask of the same scan on the same grid."""
-    masks = select(
-        query.files, suffix="mask", accepted=query.filters.get("mask", ()),
-        datatype="func", desc="brain", space=file.label("space"), res=file.label("res"),
-    )  # fmt: skip
-    return _of_same_scan(file, masks, "_desc-brain_mask.nii.gz", keep=("space", "res"))
-
-
-def _confounds(file: FoundFile, query: FunctionalQuery) -> FoundFile:
-    """Confounds table of the same scan: all entities of the scan must agree."""
-    tables = [
-        table
-        for suffix in ("timeseries", "regressors")
-        for table in select(
-            query.files, suffix=suffix, extensions=(".tsv",),
-            accepted=query.filters.get("confounds", ()), datatype="func", desc="confounds",
+def _attempt(
+    source: Entities, files: Mapping[_Grid, FoundFile], grid: _Grid, query: FunctionalQuery
+) -> _Attempt:
+    if grid not in files:
+        told = "_".join(label for label in grid if label)
+        problem = InputError(
+            f"{format_entities(source)} is not there in space {told}, in which most of the runs "
+            "that it is averaged with are",
+            where=str(next(iter(files.values())).path.parent),
+            fix="Run fMRIPrep again with the same --output-spaces for all runs, or choose a space "
+            "that all have with --bids-filter-file.",
         )
-    ]  # fmt: skip
-    return _of_same_scan(file, tables, "_desc-confounds_timeseries.tsv")
-
-
-def _of_same_scan(
-    file: FoundFile, candidates: Sequence[FoundFile], ending: str, keep: tuple[str, ...] = ()
-) -> FoundFile:
-    for candidate in candidates:
-        if candidate.source == file.source:
-            return candidate
-    expected = "_".join(
-        f"{key}-{label}"
-        for key, label in file.entities
-        if (key, label) in file.source or key in keep
-    )
-    there = ", ".join(candidate.path.name for candidate in candidates[:3])
-    raise InputError(
-        f"{expected}{ending} not found for {file.path.name}"
-        + (f"; there is {there}" if there else ""),
-        where=str(file.path.parent),
-        fix="Restore the file, or run fMRIPrep again for this participant.",
-    )
-
-
-def _repetition_time(file: FoundFile, metadata: Mapping[str, Any]) -> float:
-    """Seconds from the sidecar, else from the header."""
-    value = metadata.get("RepetitionTime")
-    source = "RepetitionTime"
-    if value is None:
-        value, source = _header_repetition_time(file.path), "the image's header"
-    least, most = REPETITION_TIME_RANGE_S
-    if isinstance(value, (int, float)) and math.isfinite(value) and least <= value <= most:
-        return float(value)
-    raise InputError(
-        f"{source} says {value!r} where seconds between {least:g} and {most:g} are expected",
-        where=str(file.path),
-        fix="Put RepetitionTime, in seconds, into the JSON beside the series.",
-    )
-
-
-def _header_repetition_time(path: Path) -> float:
-    """Fourth zoom in s, whatever the unit of the header."""
-    import nibabel as nb
-
-    check_content(path)
+        return _Attempt(None, (problem,))
     try:
-        header: Any = nb.load(path).header
-        zooms, (_, unit) = header.get_zooms(), header.get_xyzt_units()
-    except (nb.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
-        raise InputError(
-            f"the image's header cannot be read: {error}",
-            where=str(path),
-            fix="Restore the file, or run fMRIPrep again for this participant.",
-        ) from error
-    scale = {"msec": 1e-3, "usec": 1e-6}.get(unit, 1.0)
-    return round(float(zooms[3]) * scale, 6) if len(zooms) > 3 else 0.0
+        run, problems = _make_run(files[grid], query)
+    except InputError as problem:
+        return _Attempt(None, (problem,))
+    return _Attempt(run, tuple(problems))
 
 
-def _discarded_volumes(file: FoundFile, metadata: Mapping[str, Any]) -> int:
-    keys = ("NumberOfVolumesDiscardedByScanner", "NumberOfVolumesDiscardedByUser")
-    try:
-        return sum(int(metadata.get(key, 0)) for key in keys)
-    except (TypeError, ValueError):
-        _log.warning("%s are no numbers in the sidecar of %s: taken as 0", keys, file.path.name)
-        return 0
+def _make_run(
+    file: FoundFile, query: FunctionalQuery
+) -> tuple[FunctionalRun, Sequence[InputError]]:
+    if query.derivative.program == "xcp_d":
+        return denoised_run(file, query)
+    return fmriprep_run(file, query)
+
+
+def _preference(grid: _Grid) -> tuple[int, int, _Grid]:
+    def rank(value: str, order: Sequence[str]) -> int:
+        return next(
+            (place for place, item in enumerate(order) if same_label(item, value)), len(order)
+        )
+
+    space, _, resolution = grid
+    return rank(space, SPACE_PREFERENCE), rank(resolution, RESOLUTION_PREFERENCE), grid
+
+
+def _nameless_average(runs: Sequence[FunctionalRun]) -> list[InputError]:
+    """Tell that runs are not averaged where one of them has the average's name already."""
+    if len(runs) < 2 or can_average([run.entities for run in runs]):
+        return []
+    names = [format_entities(run.entities) for run in runs]
+    return [
+        InputError(
+            f"{' and '.join(names)} are not averaged: the average's name is that of "
+            f"{format_entities(combined_entities(runs[0].entities))}, a run without a label",
+            where=str(runs[0].bold_file.parent),
+            fix="Give every run of a task a run- label, or choose some with --bids-filter-file.",
+        )
+    ]

@@ -22,7 +22,8 @@ from .anatomy import Anatomy, AtlasImage, Files, find_anatomy, find_atlas_images
 from .derivatives import READ_BY_DATATYPE, SPELLINGS, Derivative, find_derivatives
 from .diffusion_inputs import DiffusionQuery, find_diffusion_runs
 from .files import Accepted, index_files, participant_labels, read_filters
-from .functional_inputs import FunctionalQuery, find_functional_runs
+from .functional_inputs import find_functional_runs
+from .functional_runs import FunctionalQuery
 from .sidecars import bids_uri
 from .spaces import SpaceGraph, template_steps
 
@@ -94,6 +95,7 @@ def plan_sessions(
         What concerns all sessions: no input data set, an ambiguous one, an unknown participant,
         an atlas that cannot be had.
     """
+    _check_measured(settings)
     derivatives = find_derivatives(settings)
     wanted = wanted_atlases(settings)
     _check_derivatives(derivatives, wanted, settings)
@@ -133,6 +135,18 @@ def _programs(wanted: Iterable[str]) -> set[str]:
     return {program for datatype in wanted for program in READ_BY_DATATYPE[datatype]}
 
 
+def _check_measured(settings: Settings) -> None:
+    """Refuse ready connectomes: there is nothing to measure in them."""
+    measured = dict(settings.derivatives).get("connectomes")
+    if measured is not None:
+        raise UsageError(
+            "connectomes that are measured already are read by the group level only",
+            where=f"--derivatives connectomes={measured}",
+            fix="Say group in place of participant; for connectomes of other programs and "
+            "formats use kraken-model predict --input.",
+        )
+
+
 def _check_derivatives(
     derivatives: Sequence[Derivative], wanted: Mapping[str, Sequence[str]], settings: Settings
 ) -> None:
@@ -145,6 +159,12 @@ def _check_derivatives(
             "no connectome is left to compute",
             where="--modality, --atlases, --flavors",
             fix="Ask for flavors of the modality and atlases that you ask for.",
+        )
+    if "xcp_d" in dict(settings.derivatives) and settings.functional.denoising != "recipe":
+        raise UsageError(
+            "XCP-D's series are denoised already",
+            where=f"--denoising {settings.functional.denoising}, --derivatives xcp_d=…",
+            fix="Leave one of the two out.",
         )
     if len(absent) == len(wanted):
         raise InputError(
@@ -293,16 +313,31 @@ def _find_functional(
     session: str | None, files: Files, anatomy: Anatomy, search: Search
 ) -> tuple[tuple[FunctionalRun, ...], tuple[InputError, ...]]:
     settings = search.settings
-    for derivative, found in files.items():
-        if derivative.program == "fmriprep" and "func" in search.images:
+    if "func" not in search.images:
+        return (), ()
+    of_session = {
+        derivative: [file for file in found if file.label("ses") == session]
+        for derivative, found in files.items()
+    }
+    program = "xcp_d" if "xcp_d" in dict(settings.derivatives) else "fmriprep"
+    preprocessed = [
+        file
+        for derivative, found in of_session.items()
+        if derivative.program == "fmriprep"
+        for file in found
+    ]
+    for derivative, found in of_session.items():
+        if derivative.program == program:
             query = FunctionalQuery(
                 derivative=derivative,
-                files=[file for file in found if file.label("ses") == session],
+                files=found,
                 anatomy=anatomy,
                 images=search.images["func"],
                 options=settings.functional,
                 selection=settings.selection,
                 filters=search.filters,
+                preprocessed=preprocessed,
+                force=settings.force,
             )
             return find_functional_runs(query)
     return (), ()

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -21,6 +21,36 @@ ENTITY_ORDER: tuple[str, ...] = (
 
 #: Entities that describe a derivative, not the scan that it comes from.
 DERIVATIVE_ENTITIES = frozenset({"space", "res", "den", "desc", "atlas", "seg", "label"})
+
+
+#: Marks series of XCP-D that do not fit the recipe.
+XCP_D_MARK = "xcpd"
+#: What the label of ``desc-`` says of connectomes that were not made by the models' recipe.
+OFF_RECIPE: dict[str, str] = {
+    "simple": "denoised by the strategy simple: motion, white matter and CSF signals, cosines",
+    "scrubbing": "denoised by the strategy scrubbing: as simple, moved volumes left out",
+    "compcor": "denoised by the strategy compcor: motion, anatomical components, cosines",
+    "icaaroma": "denoised by ICA-AROMA, then by white matter and CSF signals and cosines",
+    XCP_D_MARK: "denoised by XCP-D otherwise than by high-pass filter and confounds alone",
+}
+
+
+def marked(desc: str, mark: str) -> str:
+    """A label of ``desc-`` with the mark of another pipeline than the recipe, if there is one.
+
+    Parameters
+    ----------
+    desc
+        The label; empty for measured connectomes.
+    mark
+        A key of `OFF_RECIPE`, or empty.
+
+    Examples
+    --------
+    >>> marked("hpf", "simple"), marked("hpf", ""), marked("", "simple")
+    ('hpfSimple', 'hpf', 'simple')
+    """
+    return f"{desc}{mark.capitalize()}" if desc else mark
 
 
 @dataclass(frozen=True)
@@ -70,6 +100,8 @@ OUTPUTS: dict[str, Output] = {
                          "adaptation to the cohort"),
     "cohort_mean": Output("group", "relmat", ".tsv", ("atlas", "meas", "stat"),
                           "mean measured connectome"),
+    "lambda_search": Output("group", "qc", ".tsv", ("atlas", "meas", "desc"),
+                            "search for lambda of the partial correlations"),
     "prediction_qc": Output("group", "qc", ".tsv", ("desc",), "quality of the predictions"),
 }  # fmt: skip
 
@@ -102,6 +134,20 @@ def format_entities(entities: Iterable[tuple[str, str]]) -> str:
 def combined_entities(entities: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Leave out what tells the runs of one task and session apart."""
     return tuple((key, label) for key, label in entities if key not in {"run", "dir"})
+
+
+def can_average(scans: Sequence[Iterable[tuple[str, str]]]) -> bool:
+    """Whether there are several scans whose average has a name of its own.
+
+    Examples
+    --------
+    >>> can_average([[("task", "rest"), ("run", "1")], [("task", "rest"), ("run", "2")]])
+    True
+    >>> can_average([[("task", "rest")], [("task", "rest"), ("run", "2")]])
+    False
+    """
+    names = {tuple(scan) for scan in scans}
+    return len(names) > 1 and not any(combined_entities(name) in names for name in names)
 
 
 def output_path(

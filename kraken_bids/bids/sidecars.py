@@ -7,7 +7,6 @@ tables of `kraken_bids.flavors` and from those here.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from urllib.parse import quote
 
 from .. import __version__
 from ..flavors import Flavor
+from .names import OFF_RECIPE
+from .quality_columns import describe_column
 from .writers import MISSING
 
 SOFTWARE = f"kraken-bids {__version__}"
@@ -79,6 +80,7 @@ def connectome_sidecar(
     sources: Iterable[str] = (),
     quality: Mapping[str, Any] | None = None,
     missing: Iterable[str] = (),
+    mark: str = "",
 ) -> dict[str, Any]:
     """Sidecar of a measured connectome.
 
@@ -92,12 +94,15 @@ def connectome_sidecar(
         Quality measures of the series; those that the matrix depends on are repeated.
     missing
         Names of regions without row and column.
+    mark
+        A key of `OFF_RECIPE` where the series was not denoised by the models' recipe.
     """
     quality = quality or {}
     regularization = quality.get(f"pcorr_lambda_{flavor.atlas}")
     return {
         "Description": f"Measured connectome of atlas {flavor.atlas}: {flavor.recipe.measure}",
         **_matrix_keys(flavor),
+        **_measured_as(flavor, quality, mark),
         "Sources": list(sources),
         **_quality_keys(flavor, quality),
         **(
@@ -123,6 +128,7 @@ def prediction_sidecar(
     cohort_size: int | None = None,
     missing_regions: Mapping[str, Sequence[str]] | None = None,
     filled_edges: Mapping[str, int] | None = None,
+    regularization: Mapping[str, float] | None = None,
     scale: str = "training",
 ) -> dict[str, Any]:
     """Sidecar of a predicted connectome.
@@ -147,6 +153,8 @@ def prediction_sidecar(
         Names by atlas of regions that the measured connectomes lack; None if that is not known.
     filled_edges
         Edges filled with the training mean, by flavor; likewise.
+    regularization
+        Lambda of the partial correlations used, by flavor; None if it was not searched for.
     scale
         A key of `SCALES`.
     """
@@ -160,7 +168,7 @@ def prediction_sidecar(
         "PredictedFrom": list(predicted_from),
         **_model_keys(
             model_name, model_sha256, adaptation, adaptation_file, cohort_size, missing_regions,
-            filled_edges,
+            filled_edges, regularization,
         ),
     }  # fmt: skip
 
@@ -176,6 +184,7 @@ def latent_sidecar(
     cohort_size: int | None = None,
     missing_regions: Mapping[str, Sequence[str]] | None = None,
     filled_edges: Mapping[str, int] | None = None,
+    regularization: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Sidecar of a table of latents; parameters as in `prediction_sidecar`.
 
@@ -201,7 +210,7 @@ def latent_sidecar(
         "Sources": list(sources),
         **_model_keys(
             model_name, model_sha256, adaptation, adaptation_file, cohort_size, missing_regions,
-            filled_edges,
+            filled_edges, regularization,
         ),
     }  # fmt: skip
 
@@ -212,6 +221,7 @@ def timeseries_sidecar(
     *,
     sources: Iterable[str] = (),
     quality: Mapping[str, Any] | None = None,
+    mark: str = "",
 ) -> dict[str, Any]:
     """Sidecar of a table of denoised series, a column a region.
 
@@ -225,22 +235,25 @@ def timeseries_sidecar(
         BIDS URIs.
     quality
         Quality measures of the run.
+    mark
+        A key of `OFF_RECIPE` where the series was not denoised by the models' recipe.
     """
     quality = quality or {}
+    variant = VARIANTS[desc]
+    if mark:
+        variant = OFF_RECIPE[mark] + (_BRAIN_SIGNAL if desc.endswith("gsr") else "")
+    elif quality.get("gsr_source") == "global_signal":
+        variant = variant.replace(_GREY_MATTER, _BRAIN_MASK)
     regions = quality.get("regions", {}).get(atlas, {})
     repetition_time = quality.get("repetition_time_s")
     return {
-        "Description": f"Mean series of the regions of atlas {atlas}, {VARIANTS[desc]}; a row a "
+        "Description": f"Mean series of the regions of atlas {atlas}, {variant}; a row a "
         "volume, a column a region, n/a where a region is missing",
         **({"RepetitionTime": repetition_time} if repetition_time is not None else {}),
         **({"SamplingFrequency": 1 / repetition_time} if repetition_time else {}),
         "NodeFiles": [_node_file(atlas)],
-        "SoftwareFilters": {
-            "High-pass": {
-                "Cutoff (Hz)": quality.get("high_pass_hz", MISSING),
-                "Kind": "cosine weights",
-            }
-        },
+        "SoftwareFilters": {"High-pass": _high_pass(quality, mark)},
+        **_denoising(quality, mark),
         "Software": SOFTWARE,
         "Sources": list(sources),
         "MissingNodes": list(regions.get("missing", ())),
@@ -292,7 +305,7 @@ def quality_sidecar(
         "Description": "Quality of the series and of the connectomes made from it",
         "Software": SOFTWARE,
         "Sources": list(sources),
-        **{column: _column(column) for column in columns},
+        **{column: describe_column(column) for column in columns},
         "Regions": dict(regions or {}),
     }
 
@@ -312,6 +325,62 @@ def _matrix_keys(flavor: Flavor) -> dict[str, Any]:
         "Software": SOFTWARE,
         "KrakencoderFlavor": str(flavor),
     }
+
+
+#: The signal regressed for the gsr flavors: in the words of the tables, and otherwise.
+_GREY_MATTER, _BRAIN_MASK = "grey-matter signal", "global signal of the brain mask"
+_BRAIN_SIGNAL = f", {_BRAIN_MASK} regressed"
+
+#: Keys of what denoised a series, in the sidecar's ``Denoising``, by the quality measure.
+DENOISING_KEYS: dict[str, str] = {
+    "Strategy": "denoising",
+    "DenoisedBy": "denoised_by",
+    "Components": "compcor",
+    "GlobalSignal": "gsr_source",
+    "Outliers": "outliers",
+    "HighPassCutoff": "high_pass_hz",
+    "HighPassEdge": "high_pass_edge_hz",
+    "MinimumCoverage": "min_coverage",
+}
+
+
+def _denoising(quality: Mapping[str, Any], mark: str) -> dict[str, Any]:
+    """How a series was denoised, and whether that is how the models' connectomes were."""
+    keys = {key: quality[name] for key, name in DENOISING_KEYS.items() if name in quality}
+    told: dict[str, Any] = {"Denoising": keys} if keys else {}
+    if mark:
+        told["OffRecipe"] = (
+            f"{OFF_RECIPE[mark]}; not the recipe of the connectomes that the published models "
+            "were trained on"
+        )
+    return told
+
+
+def _high_pass(quality: Mapping[str, Any], mark: str) -> dict[str, Any]:
+    if "denoised_by" in quality:
+        cutoff = quality.get("high_pass_hz") or MISSING
+        return {"Cutoff (Hz)": cutoff, "Kind": f"by {quality['denoised_by']}"}
+    if mark:
+        return {"Kind": "cosine columns of the confounds table, regressed"}
+    return {"Cutoff (Hz)": quality.get("high_pass_hz", MISSING), "Kind": "cosine weights"}
+
+
+def _measured_as(flavor: Flavor, quality: Mapping[str, Any], mark: str) -> dict[str, Any]:
+    """What is to be said of a functional connectome beyond its flavor's recipe."""
+    if flavor.group != "FC":
+        return {}
+    told = _denoising(quality, mark)
+    is_gsr = flavor.processing.endswith("gsr")
+    if mark:
+        signal = _BRAIN_SIGNAL if is_gsr else ""
+        told["MeasureDescription"] = f"series {OFF_RECIPE[mark]}{signal}"
+    elif is_gsr and quality.get("gsr_source") == "global_signal":
+        words = flavor.recipe.description
+        told["MeasureDescription"] = words.replace(_GREY_MATTER, _BRAIN_MASK)
+    dof = quality.get(f"dof_{flavor.processing}")
+    if dof is not None:
+        told["DegreesOfFreedom"] = round(float(dof), 3)
+    return told
 
 
 def _node_file(atlas: str) -> str:
@@ -337,6 +406,7 @@ def _model_keys(
     cohort_size: int | None,
     missing_regions: Mapping[str, Sequence[str]] | None,
     filled_edges: Mapping[str, int] | None,
+    regularization: Mapping[str, float] | None,
 ) -> dict[str, Any]:
     keys: dict[str, Any] = {
         "Model": {"Name": name, "SHA256": sha256},
@@ -347,75 +417,10 @@ def _model_keys(
         keys["MissingRegions"] = {atlas: list(names) for atlas, names in missing_regions.items()}
     if filled_edges is not None:
         keys["FilledEdges"] = dict(filled_edges)
+    if regularization is not None:
+        keys["InputRegularization"] = dict(regularization)
     if adaptation_file is not None:
         keys["AdaptationFile"] = adaptation_file
     if cohort_size is not None:
         keys["CohortSize"] = cohort_size
     return keys
-
-
-#: Description and units of quality measures by the pattern of their name; the first that fits.
-#: ``{}`` stands for what the asterisk matched.
-QUALITY_COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("n_volumes", "Volumes of the series", ""),
-    ("repetition_time_s", "Time between volumes", "s"),
-    ("n_outliers", "Volumes left out: motion, global signal, not yet steady", ""),
-    ("percent_outliers", "Share of volumes left out", "percent"),
-    ("n_kept", "Volumes that correlations rest on", ""),
-    ("kept_minutes", "Time that correlations rest on", "min"),
-    ("n_runs", "Runs combined", ""),
-    ("fd_mean_mm", "Mean framewise displacement (Power)", "mm"),
-    ("fd_max_mm", "Largest framewise displacement", "mm"),
-    ("percent_fd_above_*", "Share of volumes with framewise displacement above {}", "percent"),
-    ("composite_motion_max_mm", "Largest displacement of a brain-sized box between volumes", "mm"),
-    ("dvars_median", "Median DVARS before denoising", ""),
-    ("dvars_max", "Largest DVARS before denoising", ""),
-    ("tsnr_median", "Median over regions of the temporal signal-to-noise ratio", ""),
-    ("gcor_*", "Global correlation, {}: mean over all pairs of regions", ""),
-    ("percent_variance_removed_*", "Median share of the regions' variance removed, {}", "percent"),
-    ("n_regressors_*", "Nuisance regressors, {}", ""),
-    ("dof_*", "Degrees of freedom left, {}", ""),
-    ("n_voxels_*", "Voxels of the tissue {}", ""),
-    ("component_gap_*", "Gap of variance after the fourth component, {}; near 0: arbitrary", ""),
-    ("has_onset_regressor", "1 if the transient at the onset of the scan was regressed", ""),
-    ("is_eroded_*", "1 if the mask of {} was eroded", ""),
-    ("mean_*", "Mean edge of {}", ""),
-    ("sd_*", "Standard deviation of the edges of {}", ""),
-    ("min_eigenvalue_*", "Smallest eigenvalue of the correlation matrix, {}", ""),
-    ("min_*", "Smallest edge of {}", ""),
-    ("max_*", "Largest edge of {}", ""),
-    ("homotopic_*", "Mean edge between the same regions of both hemispheres, {}", ""),
-    ("n_missing_regions_*", "Regions without signal, {}", ""),
-    ("n_missing_edges_*", "Edges of missing regions, {}", ""),
-    ("pcorr_lambda_*", "Regularisation of the partial correlation, {}", ""),
-    ("pcorr_condition_*", "Condition number of the regularised correlation matrix, {}", ""),
-    ("assignment_radius_mm", "Radius of the search for a region around streamline ends", "mm"),
-    ("n_b0", "Volumes without diffusion weighting", ""),
-    ("shells", "b-values of the shells", "s/mm2"),
-    ("directions", "Directions of each shell", ""),
-    ("voxel_mm", "Voxel size of the series", "mm"),
-    ("*_source", "Whether the tractogram of {} was tracked or given", ""),
-    ("*_n_streamlines_wanted", "Streamlines of {} asked for", ""),
-    ("*_n_streamlines", "Streamlines of {} used", ""),
-    ("*_n_seeds", "Seeds that tracking of {} started from", ""),
-    ("*_within_region_fraction", "Share of streamlines with both ends in one region, {}", ""),
-    ("*_unassigned_fraction", "Share of streamlines with an end in no region, {}", ""),
-    ("*_assigned_fraction", "Share of streamlines that join two regions, {}", ""),
-    ("*_density", "Share of pairs of regions that a streamline joins, {}", ""),
-    ("*_level", "Sum of the volume-normalised connectome, {}", ""),
-    ("*_n_idle_regions", "Regions that no streamline ends in, {}", ""),
-    ("*_median_length_mm", "Median length of streamlines, {}", "mm"),
-    ("*_mean_length_mm", "Mean length of streamlines, {}", "mm"),
-    ("*_bias", "How {} was made otherwise than the training connectomes", ""),
-)  # fmt: skip
-
-
-def _column(name: str) -> dict[str, str]:
-    """Description and units of a quality measure; its name in words if it is not in the table."""
-    for pattern, description, units in QUALITY_COLUMNS:
-        if fnmatch.fnmatchcase(name, pattern):
-            prefix, _, suffix = pattern.partition("*")
-            rest = name.removeprefix(prefix).removesuffix(suffix)
-            described = {"Description": description.format(rest)}
-            return {**described, "Units": units} if units else described
-    return {"Description": name.replace("_", " ")}

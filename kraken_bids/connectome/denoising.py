@@ -8,40 +8,25 @@ of regions is the same as averaging cleaned voxels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.fft
-import scipy.linalg
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.stats import gamma
 
 from ..errors import InputError
+from .components import TissueComponents, orthonormal_basis, tissue_components
+from .filtering import high_pass, high_pass_weights
 from .motion import expand_motion, flag_outliers, n_unsteady_volumes, with_differences
 
 FloatArray = NDArray[np.float64]
-
-#: Principal components of each tissue, beside its mean.
-N_COMPONENTS = 4
-
-#: Eigenvalues of a tissue's Gram matrix below this share of the first are rounding: the series
-#: are kept in single precision.
-COMPONENT_LIMIT = 1e-7
-
-#: Columns that others explain up to this share of their norm are left out of the regression.
-RANK_LIMIT = 1e-10
 
 #: A region of whose series regression leaves less than this share holds rounding only.
 RESIDUAL_LIMIT = 1e-10
 
 #: Shorter runs cannot tell the transient at their start from signal.
 MIN_TRANSIENT_S = 60.0
-
-#: Half length of the filter's Gaussian edge, in standard deviations (upstream: 18 s / 3.6 s).
-EDGE_SDS = 5.0
 
 #: Fewer degrees of freedom give no correlation worth the name (standard error above 0.3).
 MIN_DOF = 10.0
@@ -57,17 +42,27 @@ class Denoising:
         ``exact`` or ``columns``.
     gsr_source
         ``grey_matter`` or ``global_signal``.
+    outliers
+        ``recipe``, or ``fmriprep`` for the outliers of the table of confounds.
     high_pass_hz, high_pass_edge_hz
         Cut-off of the filter and standard deviation of its edge, in Hz.
+    edge_rule
+        ``hz``, or ``fmriclean``: the edge is then as wide in bins as `fmriclean_edge` says.
     skip_s
         Time at the start that is flagged, in s.
+    denoising
+        ``recipe``, or the name of a strategy: the rest is then not looked at, and what is
+        regressed and left out is what `Confounds` brings.
     """
 
     compcor: str = "exact"
     gsr_source: str = "grey_matter"
+    outliers: str = "recipe"
     high_pass_hz: float = 0.01
     high_pass_edge_hz: float = 0.0029
+    edge_rule: str = "hz"
     skip_s: float = 7.2
+    denoising: str = "recipe"
 
 
 def onset_transient(n_volumes: int, repetition_time_s: float) -> FloatArray:
@@ -86,148 +81,6 @@ def onset_transient(n_volumes: int, repetition_time_s: float) -> FloatArray:
     times = np.arange(n_volumes) * repetition_time_s
     response = 1.2 * (gamma.pdf(times, 6) - gamma.pdf(times, 16) / 6)
     return np.asarray(np.cumsum(response), dtype=np.float64)
-
-
-def orthonormal_basis(columns: FloatArray) -> FloatArray:
-    """Basis of the space of some columns and a constant.
-
-    Parameters
-    ----------
-    columns
-        (n_volumes, n); may be collinear or constant.
-
-    Returns
-    -------
-    NDArray
-        (n_volumes, rank), orthonormal; the first is constant.
-    """
-    constant = np.full((len(columns), 1), 1 / math.sqrt(len(columns)))
-    centred = columns - columns.mean(axis=0)
-    norms = np.linalg.norm(centred, axis=0)
-    scale = np.abs(columns).max(axis=0, initial=0.0) * math.sqrt(len(columns))
-    varies = norms > RANK_LIMIT * scale
-    if not varies.any():
-        return constant
-    basis, triangle, _ = scipy.linalg.qr(
-        centred[:, varies] / norms[varies], mode="economic", pivoting=True
-    )
-    rank = int(np.count_nonzero(np.abs(np.diag(triangle)) > RANK_LIMIT))
-    return np.hstack([constant, basis[:, :rank]])
-
-
-@dataclass(frozen=True)
-class TissueComponents:
-    """Mean and principal components of a tissue.
-
-    Parameters
-    ----------
-    columns
-        (n_volumes, 1 + n_components); components are 0 at outliers.
-    gap
-        ``1 - e_5 / e_4`` with ``e_k`` the k-th eigenvalue: near 0, the last component is
-        arbitrary.
-    """
-
-    columns: FloatArray
-    gap: float
-
-
-def tissue_components(
-    mean: FloatArray,
-    gram: FloatArray,
-    *,
-    nuisance: FloatArray,
-    is_outlier: NDArray[np.bool_],
-) -> TissueComponents:
-    """Find a tissue's mean and the components of what mean and nuisance leave over.
-
-    Parameters
-    ----------
-    mean
-        (n_volumes,), mean over the tissue's voxels.
-    gram
-        (n_volumes, n_volumes), products between volumes of the voxels' centred series.
-    nuisance
-        (n_volumes, n), regressed before (a constant is understood).
-    is_outlier
-        (n_volumes,), left out.
-
-    Notes
-    -----
-    With ``M`` the projection that removes mean and nuisance and ``Y`` the voxels' series, the
-    left singular vectors of ``M Y`` are the eigenvectors of ``M (Y Y') M``: no second pass over
-    the voxels is needed.
-    """
-    kept = ~is_outlier
-    basis = orthonormal_basis(np.column_stack([mean, nuisance])[kept])
-    cleaned = gram[np.ix_(kept, kept)]
-    cleaned = cleaned - basis @ (basis.T @ cleaned)
-    cleaned = cleaned - (cleaned @ basis) @ basis.T
-    size = len(cleaned)
-    first = max(size - N_COMPONENTS - 1, 0)
-    values, vectors = scipy.linalg.eigh(
-        (cleaned + cleaned.T) / 2, subset_by_index=[first, size - 1]
-    )
-    values, vectors = values[::-1], vectors[:, ::-1]
-    is_real = values[:N_COMPONENTS] > COMPONENT_LIMIT * max(values[0], np.finfo(float).tiny)
-    columns = np.zeros((len(mean), 1 + int(is_real.sum())))
-    columns[:, 0] = mean
-    columns[kept, 1:] = vectors[:, :N_COMPONENTS][:, is_real]
-    gap = 0.0
-    if is_real.sum() == N_COMPONENTS and len(values) > N_COMPONENTS:
-        gap = 1.0 - max(values[N_COMPONENTS], 0.0) / values[N_COMPONENTS - 1]
-    return TissueComponents(columns, float(gap))
-
-
-def high_pass_weights(
-    n_volumes: int, repetition_time_s: float, *, cutoff_hz: float, edge_hz: float
-) -> FloatArray:
-    """Gains of the high-pass filter for the cosines of a discrete cosine transform.
-
-    Parameters
-    ----------
-    cutoff_hz
-        Frequency of gain one half.
-    edge_hz
-        Standard deviation of the Gaussian that softens the edge; 0 for a hard edge.
-
-    Returns
-    -------
-    NDArray
-        (n_volumes,), 0 … 1, for frequencies ``k / (2 n_volumes repetition_time_s)``.
-    """
-    frequencies = np.arange(n_volumes) / (2 * n_volumes * repetition_time_s)
-    passes = (frequencies >= cutoff_hz).astype(np.float64)
-    edge_bins = edge_hz * 2 * n_volumes * repetition_time_s
-    half = int(EDGE_SDS * edge_bins)
-    if half == 0:
-        return passes
-    kernel = np.exp(-0.5 * (np.arange(-half, half + 1) / edge_bins) ** 2)
-    return np.asarray(ndimage.convolve1d(passes, kernel / kernel.sum(), mode="reflect"))
-
-
-def high_pass(
-    series: FloatArray, weights: FloatArray, *, is_outlier: NDArray[np.bool_]
-) -> FloatArray:
-    """Filter series with gains on their cosines, ignoring outliers.
-
-    Parameters
-    ----------
-    series
-        (n_volumes, n_regions).
-    weights
-        (n_volumes,), as `high_pass_weights` gives them.
-    is_outlier
-        (n_volumes,): set to 0 before, filled in by the filter.
-
-    Notes
-    -----
-    Zeroing outliers and transforming is the projection on the cosines that ignores them.
-    """
-    zeroed = np.where(is_outlier[:, None], 0.0, series)
-    spectrum = scipy.fft.dct(zeroed, type=2, norm="ortho", axis=0)
-    filtered = scipy.fft.idct(weights[:, None] * spectrum, type=2, norm="ortho", axis=0)
-    return np.asarray(filtered, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -307,11 +160,18 @@ class Confounds:
         Volumes at the start that the preprocessing found not yet steady.
     components
         (n_volumes, n) by tissue: columns of aCompCor; empty if they are computed.
+    is_flagged
+        (n_volumes,), volumes that the table says to leave out; None if it was not asked.
+    regressors
+        (n_volumes, n) by variant, ``hpf`` and ``hpfgsr``: all columns of a strategy, those of
+        its filter included; None for the recipe.
     """
 
     motion: FloatArray
     n_non_steady: int = 0
     components: Mapping[str, FloatArray] | None = None
+    is_flagged: NDArray[np.bool_] | None = None
+    regressors: Mapping[str, FloatArray] | None = None
 
 
 @dataclass(frozen=True)
@@ -371,11 +231,10 @@ def denoise_run(
     InputError
         If a tissue is needed that is not there, or too few degrees of freedom are left.
     """
+    if recipe.denoising != "recipe":
+        return _denoise_by_strategy(series, confounds, name=recipe.denoising)
     n_volumes = len(global_signal)
-    n_first = n_unsteady_volumes(
-        repetition_time_s, skip_s=recipe.skip_s, n_found=confounds.n_non_steady
-    )
-    is_outlier = flag_outliers(confounds.motion, global_signal, n_first=n_first)
+    is_outlier = _outliers(confounds, global_signal, repetition_time_s, recipe)
     has_transient = n_volumes * repetition_time_s >= MIN_TRANSIENT_S and not n_dummy_discarded
     transient = [onset_transient(n_volumes, repetition_time_s)[:, None]] if has_transient else []
     trend = np.arange(n_volumes, dtype=np.float64)[:, None]
@@ -396,8 +255,48 @@ def denoise_run(
         repetition_time_s,
         cutoff_hz=recipe.high_pass_hz,
         edge_hz=recipe.high_pass_edge_hz,
+        rule=recipe.edge_rule,
     )
-    variants = {"hpf": nuisance, "hpfgsr": np.hstack([nuisance, gsr])}
+    return _clean_variants(
+        series,
+        {"hpf": nuisance, "hpfgsr": np.hstack([nuisance, gsr])},
+        is_outlier=is_outlier,
+        weights=weights,
+        component_gaps={
+            name: tissue.gap for name, tissue in tissues.items() if recipe.compcor == "exact"
+        },
+        has_transient=has_transient,
+    )
+
+
+def _denoise_by_strategy(
+    series: Mapping[str, FloatArray], confounds: Confounds, *, name: str
+) -> DenoisedRun:
+    """Regress the columns of a strategy, its cosines among them; there is no other filter."""
+    if confounds.regressors is None or confounds.is_flagged is None:
+        raise InputError(
+            f"the table of confounds was not read for the strategy {name}",
+            where="--denoising",
+            fix="Give regressors and flagged volumes together with the strategy.",
+        )
+    return _clean_variants(
+        series,
+        confounds.regressors,
+        is_outlier=confounds.is_flagged,
+        weights=np.ones(len(confounds.is_flagged)),
+    )
+
+
+def _clean_variants(
+    series: Mapping[str, FloatArray],
+    variants: Mapping[str, FloatArray],
+    *,
+    is_outlier: NDArray[np.bool_],
+    weights: FloatArray,
+    component_gaps: dict[str, float] | None = None,
+    has_transient: bool = False,
+) -> DenoisedRun:
+    """Clean the series of all atlases with the regressors of each variant."""
     cleaned = {
         (atlas, variant): clean(values, regressors, is_outlier=is_outlier, weights=weights)
         for atlas, values in series.items()
@@ -411,11 +310,29 @@ def denoise_run(
         is_outlier=is_outlier,
         n_regressors={variant: result.n_regressors for variant, result in by_variant.items()},
         dof={variant: result.dof for variant, result in by_variant.items()},
-        component_gaps={
-            name: tissue.gap for name, tissue in tissues.items() if recipe.compcor == "exact"
-        },
+        component_gaps=component_gaps or {},
         has_transient=has_transient,
     )
+
+
+def _outliers(
+    confounds: Confounds, global_signal: FloatArray, repetition_time_s: float, recipe: Denoising
+) -> NDArray[np.bool_]:
+    """Volumes to leave out: by the recipe's own rule or the table's, and the first ones."""
+    n_first = n_unsteady_volumes(
+        repetition_time_s, skip_s=recipe.skip_s, n_found=confounds.n_non_steady
+    )
+    if recipe.outliers == "recipe":
+        return flag_outliers(confounds.motion, global_signal, n_first=n_first)
+    if confounds.is_flagged is None:
+        raise InputError(
+            "the outliers of the table of confounds were not read",
+            where="--outliers fmriprep",
+            fix="Give flagged volumes, or use --outliers recipe.",
+        )
+    is_outlier = confounds.is_flagged.copy()
+    is_outlier[:n_first] = True
+    return is_outlier
 
 
 def _components(

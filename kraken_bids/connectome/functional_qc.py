@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .denoising import DenoisedRun
+from .denoising import DenoisedRun, Denoising
+from .filtering import edge_width_hz
 from .functional import (
     describe_conditioning,
     describe_level,
@@ -29,6 +30,68 @@ FD_LIMITS_MM = (0.2, 0.5)
 #: Regions with less of their voxels in the image are listed.
 LOW_COVERAGE = 0.5
 
+#: What says how series were denoised: the same for all runs of one invocation.
+RECIPE_MEASURES = (
+    "denoising",
+    "compcor",
+    "gsr_source",
+    "outliers",
+    "high_pass_hz",
+    "high_pass_edge_hz",
+    "min_coverage",
+)
+
+
+def describe_recipe(
+    recipe: Denoising, *, n_volumes: int, repetition_time_s: float, min_coverage: float
+) -> dict[str, str | float]:
+    """How a run was denoised; of a strategy only its name, for the rest is not looked at.
+
+    Parameters
+    ----------
+    recipe
+        Settings.
+    n_volumes, repetition_time_s
+        Of the run; the filter's edge may depend on them.
+    min_coverage
+        Share of a region's voxels below which it counts as missing.
+    """
+    if recipe.denoising != "recipe":
+        return {"denoising": recipe.denoising, "min_coverage": min_coverage}
+    edge_hz = edge_width_hz(
+        n_volumes, repetition_time_s, edge_hz=recipe.high_pass_edge_hz, rule=recipe.edge_rule
+    )
+    return {
+        "denoising": recipe.denoising,
+        "compcor": recipe.compcor,
+        "gsr_source": recipe.gsr_source,
+        "outliers": recipe.outliers,
+        "high_pass_hz": recipe.high_pass_hz,
+        "high_pass_edge_hz": edge_hz,
+        "min_coverage": min_coverage,
+    }
+
+
+def describe_volumes(
+    is_outlier: NDArray[np.bool_], *, repetition_time_s: float
+) -> dict[str, float]:
+    """Volumes of a run, and what is kept of them.
+
+    Parameters
+    ----------
+    is_outlier
+        (n_volumes,).
+    """
+    n_volumes, n_outliers = len(is_outlier), int(is_outlier.sum())
+    return {
+        "n_volumes": n_volumes,
+        "repetition_time_s": repetition_time_s,
+        "n_outliers": n_outliers,
+        "percent_outliers": 100 * n_outliers / n_volumes,
+        "n_kept": n_volumes - n_outliers,
+        "kept_minutes": (n_volumes - n_outliers) * repetition_time_s / 60,
+    }
+
 
 def describe_motion(
     motion: NDArray[np.float64], is_outlier: NDArray[np.bool_], *, repetition_time_s: float
@@ -43,17 +106,11 @@ def describe_motion(
         (n_volumes,).
     """
     fd = framewise_displacement(motion)[1:]
-    n_volumes, n_outliers = len(motion), int(is_outlier.sum())
     shares = {
         f"percent_fd_above_{limit:g}mm": 100 * float(np.mean(fd > limit)) for limit in FD_LIMITS_MM
     }
     return {
-        "n_volumes": n_volumes,
-        "repetition_time_s": repetition_time_s,
-        "n_outliers": n_outliers,
-        "percent_outliers": 100 * n_outliers / n_volumes,
-        "n_kept": n_volumes - n_outliers,
-        "kept_minutes": (n_volumes - n_outliers) * repetition_time_s / 60,
+        **describe_volumes(is_outlier, repetition_time_s=repetition_time_s),
         "fd_mean_mm": float(fd.mean()),
         "fd_max_mm": float(fd.max()),
         **shares,
@@ -183,8 +240,32 @@ def describe_connectomes(
     return measures
 
 
-def describe_runs(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Sum up what is kept of several runs, and their motion.
+def describe_support(
+    connectomes: Mapping[str, NDArray[np.float64]], *, dof: float
+) -> dict[str, float]:
+    """How many degrees of freedom stand behind a partial correlation, a region: by atlas.
+
+    Below 1 the correlation matrix has no inverse of its own, and the partial correlation is what
+    its regularisation makes of it; below 2 it is noisy.
+
+    Parameters
+    ----------
+    connectomes
+        (n_regions, n_regions) by flavor name; NaN for missing regions.
+    dof
+        Degrees of freedom left of all runs together.
+    """
+    measures = {}
+    for flavor, matrix in connectomes.items():
+        kind, atlas, _ = flavor.split("_")
+        n_present = int(present_regions(matrix).sum())
+        if kind == "FCpcorr" and n_present:
+            measures[f"pcorr_dof_per_region_{atlas}"] = dof / n_present
+    return measures
+
+
+def describe_runs(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sum up what is kept of several runs, and their motion; say what recipe they share.
 
     Parameters
     ----------
@@ -192,9 +273,20 @@ def describe_runs(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         Measures of each run, as `describe_motion` and `describe_signal` give them.
     """
     summed = ("n_volumes", "n_outliers", "n_kept", "kept_minutes", "dof_hpf", "dof_hpfgsr")
-    measures: dict[str, float] = {"n_runs": len(runs)}
-    measures |= {name: sum(run[name] for run in runs) for name in summed}
+    measures: dict[str, Any] = {"n_runs": len(runs)}
+    measures |= {
+        name: runs[0][name]
+        for name in RECIPE_MEASURES
+        if all(run.get(name) == runs[0].get(name, "") for run in runs)
+    }
+    measures |= {
+        name: sum(run[name] for run in runs)
+        for name in summed
+        if all(run.get(name) is not None for run in runs)
+    }
     measures["percent_outliers"] = 100 * measures["n_outliers"] / measures["n_volumes"]
+    if any(run.get("fd_mean_mm") is None for run in runs):
+        return measures
     volumes = [run["n_volumes"] for run in runs]
     measures["fd_mean_mm"] = float(
         np.average([run["fd_mean_mm"] for run in runs], weights=volumes)
@@ -222,7 +314,8 @@ def describe_combined_regions(
     """
     described = {}
     for atlas, rows in regions.items():
-        present = present_regions(connectomes[f"FCcorr_{atlas}_hpf"])
+        names = [f"FCcorr_{atlas}_{variant}" for variant in ("hpf", "hpfgsr")]
+        present = present_regions(next(connectomes[name] for name in names if name in connectomes))
         shares = [run["regions"][atlas]["coverage"] for run in runs]
         described[atlas] = {
             "coverage": np.mean(shares, axis=0).tolist(),

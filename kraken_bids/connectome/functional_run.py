@@ -17,8 +17,10 @@ from .functional_qc import (
     coverage,
     describe_connectomes,
     describe_motion,
+    describe_recipe,
     describe_regions,
     describe_signal,
+    describe_support,
 )
 from .motion import framewise_displacement
 from .parcellation import ParcellatedRun
@@ -103,7 +105,7 @@ def process_run(
         )
         for atlas in run.series
     }
-    _require_signal(is_missing)
+    require_signal(is_missing)
     series = {
         atlas: np.where(is_missing[atlas], np.nan, values) for atlas, values in run.series.items()
     }
@@ -124,11 +126,18 @@ def process_run(
     )
     motion, tr_s = confounds.motion, settings.repetition_time_s
     qc = {
+        **describe_recipe(
+            settings.recipe,
+            n_volumes=len(motion),
+            repetition_time_s=tr_s,
+            min_coverage=settings.min_coverage,
+        ),
         **describe_motion(motion, denoised.is_outlier, repetition_time_s=tr_s),
         **describe_signal(run, denoised, series=series),
         **describe_connectomes(
             connectomes, regions=settings.regions, pcorr_lambda=settings.pcorr_lambda
         ),
+        **describe_support(connectomes, dof=denoised.dof["hpf"]),
         "outlier_volumes": np.flatnonzero(denoised.is_outlier).tolist(),
         "regions": describe_regions(run, is_missing, regions=settings.regions),
     }
@@ -151,8 +160,19 @@ def missing_regions(
     return np.asarray((n_good == 0) | (coverage(n_good, n_voxels) < min_coverage))
 
 
-def _require_signal(is_missing: Mapping[str, NDArray[np.bool_]]) -> None:
-    """Refuse a run in which an atlas has no region at all."""
+def require_signal(is_missing: Mapping[str, NDArray[np.bool_]]) -> None:
+    """Refuse a run in which an atlas has no region at all.
+
+    Parameters
+    ----------
+    is_missing
+        (n_regions,) by atlas.
+
+    Raises
+    ------
+    InputError
+        Naming the atlases.
+    """
     empty = [atlas for atlas, missing in is_missing.items() if missing.all()]
     if empty:
         raise InputError(

@@ -182,6 +182,7 @@ def search_lambda(
     decimals: int | None = None,
     geometric: bool = False,
     n_threads: int = 1,
+    spool_dir: str | None = None,
 ) -> LambdaSearch:
     """Find the lambda that brings a cohort's precision matrices nearest to a target.
 
@@ -203,6 +204,9 @@ def search_lambda(
         Whether the mean that takes the place of a target is the geometric one.
     n_threads
         Threads for the decompositions. The BLAS should then be held to one thread itself.
+    spool_dir
+        Folder for the eigenvectors of cohorts beyond `SPOOL_BYTES`; that of temporary files if
+        None.
 
     Raises
     ------
@@ -235,7 +239,7 @@ def search_lambda(
     commit d8db718. With `decimals` 2 its results are had.
     """
     check_grid(grid_size, n_loops, bounds)
-    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as stream:
+    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES, dir=spool_dir) as stream:
         cohort = DecomposedCohort(stream)
         mean = MatrixMean(geometric=geometric)
         for spectrum in in_order(decompose, correlations, n_threads=n_threads):

@@ -32,9 +32,10 @@ from ..bids.predictions import (
     save_participant_qc,
     save_prediction_qc,
 )
-from ..bids.writers import atomic_path, write_json
+from ..bids.writers import write_json
 from ..connectome.adaptation import ADAPTATIONS
 from ..connectome.edges import edges_to_matrix
+from ..storage import atomic_path
 from .translation import (
     ModelInputSpec,
     identity,
@@ -62,6 +63,8 @@ class _FitAdaptationInputSpec(ModelInputSpec):
     edges_files = traits.List(File(exists=True), mandatory=True, desc="edges, a file a batch")
     adaptation = traits.Str(mandatory=True, desc="mode to fit, or none")
     fitted_file = File(exists=True, desc="adaptation fitted before; nothing is fitted then")
+    searched = traits.List(traits.Str, desc="atlases that lambda was searched for")
+    lambdas = traits.List(traits.Float, desc="lambda of each")
 
 
 class _FitAdaptationOutputSpec(TraitedSpec):
@@ -122,7 +125,11 @@ class FitAdaptation(SimpleInterface):
         if adaptations:
             mode = next(iter(adaptations.values())).mode
             path = root / output_path("adaptation", desc=mode)
-            save_adaptations(path, adaptations, provenance=model_provenance(bundle))
+            provenance = model_provenance(bundle)
+            if isdefined(self.inputs.lambdas):
+                pairs = zip(self.inputs.searched, self.inputs.lambdas, strict=True)
+                provenance["pcorr_lambda"] = dict(pairs)
+            save_adaptations(path, adaptations, provenance=provenance)
             self._results["adaptation_file"] = str(path)
         self._results["means_file"] = str(folder / "means.npz")
         self._results["out_dir"] = str(root)
@@ -133,7 +140,7 @@ def _tell_left_out(left_out: Sequence[str], model: str) -> None:
         _log.warning("Not used, for model %s lacks them: %s", model, ", ".join(left_out))
 
 
-def model_provenance(bundle: Any) -> dict[str, str]:
+def model_provenance(bundle: Any) -> dict[str, Any]:
     """Name and SHA-256 of a model, for sidecars and fitted files."""
     return {"model": bundle.name, "model_sha256": bundle.sha256}
 

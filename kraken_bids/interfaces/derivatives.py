@@ -47,6 +47,7 @@ class _SaveSeriesInputSpec(BaseInterfaceInputSpec):
     algorithms = traits.List(traits.Str, desc="algorithms, in the order of tractogram_files")
     tractogram_files = traits.List(File(exists=True), desc="streamlines to keep")
     qc_file = File(exists=True, mandatory=True, desc="quality measures (JSON)")
+    mark = traits.Str("", usedefault=True, desc="other pipeline than the recipe, for names")
 
 
 class _SaveSeriesOutputSpec(TraitedSpec):
@@ -70,6 +71,7 @@ class SaveSeries(SimpleInterface):
             space=inputs.space,
             sources=tuple(inputs.sources) if isdefined(inputs.sources) else (),
             quality=read_quality(Path(inputs.qc_file)),
+            mark=inputs.mark,
         )
         written = save_quality(target)
         if isdefined(inputs.connectomes_file):
@@ -94,6 +96,7 @@ class _SaveFigureInputSpec(BaseInterfaceInputSpec):
     )
     datatype = traits.Enum("func", "dwi", mandatory=True, desc="BIDS folder")
     figure_file = File(exists=True, mandatory=True, desc="figure of the quality measures (PNG)")
+    mark = traits.Str("", usedefault=True, desc="other pipeline than the recipe, for names")
 
 
 class SaveFigure(SimpleInterface):
@@ -109,6 +112,7 @@ class SaveFigure(SimpleInterface):
             entities=tuple((key, label) for key, label in self.inputs.entities),
             datatype=self.inputs.datatype,
             space="",
+            mark=self.inputs.mark,
         )
         written = save_figures(target, [("qc", Path(self.inputs.figure_file))])
         self._results["out_files"] = [str(path) for path in written]

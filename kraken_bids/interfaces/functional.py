@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 
 from ..bids.confounds import read_confounds
+from ..bids.strategies import STRATEGIES, strategy_outliers, strategy_regressors
 from ..connectome.denoising import Confounds, Denoising
 from ..connectome.functional import combine_runs
 from ..connectome.functional_qc import (
     describe_combined_regions,
     describe_connectomes,
     describe_runs,
+    describe_support,
 )
 from ..connectome.functional_run import FunctionalSettings, process_run
 from ..connectome.parcellation import Cells, ParcellatedRun, parcellate, partition
@@ -75,7 +77,7 @@ class ParcellateSeries(SimpleInterface):
             intercept=header.intercept,
         )
         is_eroded = {name: tissue.is_eroded for name, tissue in tissues.items()}
-        self._results["parcels_file"] = _save(
+        self._results["parcels_file"] = save_arrays(
             Path(runtime.cwd) / "parcels.npz",
             {**_flatten(run), **_prefixed("is_eroded", is_eroded)},
         )
@@ -109,7 +111,7 @@ def _flatten(run: ParcellatedRun) -> dict[str, NDArray]:
     return arrays
 
 
-def _read_parcels(file: Path) -> tuple[ParcellatedRun, dict[str, bool]]:
+def read_parcels(file: Path) -> tuple[ParcellatedRun, dict[str, bool]]:
     """Read what `ParcellateSeries` wrote, and by tissue whether its mask was eroded."""
     fields: dict[str, Any] = {field.name: {} for field in dataclasses.fields(ParcellatedRun)} | {
         "is_eroded": {}
@@ -134,10 +136,17 @@ class _DenoiseSeriesInputSpec(BaseInterfaceInputSpec):
     regions = traits.Dict(mandatory=True, desc=_REGIONS)
     repetition_time_s = traits.Float(mandatory=True, desc="time between volumes in s")
     n_dummy_discarded = traits.Int(0, usedefault=True, desc="volumes the scanner did not keep")
+    denoising = traits.Enum(
+        "recipe", *STRATEGIES, usedefault=True, desc="the recipe, or another pipeline"
+    )
     compcor = traits.Enum("exact", "columns", usedefault=True, desc="source of components")
     gsr_source = traits.Enum("grey_matter", "global_signal", usedefault=True, desc="GSR signal")
+    outliers = traits.Enum(
+        "recipe", "fmriprep", usedefault=True, desc="who says which volumes are left out"
+    )
     high_pass_hz = traits.Float(0.01, usedefault=True, desc="cut-off of the filter in Hz")
     high_pass_edge_hz = traits.Float(0.0029, usedefault=True, desc="SD of its edge in Hz")
+    edge_rule = traits.Enum("hz", "fmriclean", usedefault=True, desc="what says how wide it is")
     skip_s = traits.Float(7.2, usedefault=True, desc="flagged time at the start in s")
     pcorr_lambda = traits.Dict(mandatory=True, desc="regularisation by atlas")
     min_coverage = traits.Float(
@@ -160,18 +169,21 @@ class DenoiseSeries(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         inputs, folder = self.inputs, Path(runtime.cwd)
-        run, is_eroded = _read_parcels(Path(inputs.parcels_file))
+        run, is_eroded = read_parcels(Path(inputs.parcels_file))
         confounds = self._confounds(len(run.global_signal))
         result = process_run(run, confounds, settings=self._settings())
         qc = {
             **result.qc,
             **{f"is_eroded_{name}": int(value) for name, value in is_eroded.items()},
-            **{name: getattr(inputs, name) for name in ("compcor", "gsr_source", "high_pass_hz")},
         }
-        self._results["timeseries_file"] = _save(folder / "timeseries.npz", result.timeseries)
-        self._results["connectomes_file"] = _save(folder / "connectomes.npz", result.connectomes)
-        self._results["traces_file"] = _save(folder / "traces.npz", result.traces)
-        self._results["qc_file"] = _save_json(folder / "qc.json", qc)
+        self._results["timeseries_file"] = save_arrays(
+            folder / "timeseries.npz", result.timeseries
+        )
+        self._results["connectomes_file"] = save_arrays(
+            folder / "connectomes.npz", result.connectomes
+        )
+        self._results["traces_file"] = save_arrays(folder / "traces.npz", result.traces)
+        self._results["qc_file"] = save_json(folder / "qc.json", qc)
         return runtime
 
     def _settings(self) -> FunctionalSettings:
@@ -197,10 +209,17 @@ class DenoiseSeries(SimpleInterface):
             n_volumes=n_volumes,
             bold_file=Path(inputs.bold_file),
         )
+        if inputs.denoising != "recipe":
+            return Confounds(
+                table.motion(),
+                is_flagged=strategy_outliers(table, inputs.denoising),
+                regressors=strategy_regressors(table, inputs.denoising),
+            )
         components = None
         if inputs.compcor == "columns":
             components = {tissue: table.compcor(tissue) for tissue in ("WM", "CSF")}
-        return Confounds(table.motion(), table.n_non_steady, components)
+        is_flagged = table.motion_outliers() if inputs.outliers == "fmriprep" else None
+        return Confounds(table.motion(), table.n_non_steady, components, is_flagged)
 
 
 class _CombineRunsInputSpec(BaseInterfaceInputSpec):
@@ -240,14 +259,22 @@ class CombineRuns(SimpleInterface):
             **describe_connectomes(
                 connectomes, regions=inputs.regions, pcorr_lambda=inputs.pcorr_lambda
             ),
+            **describe_support(connectomes, dof=_total_dof(qcs)),
             "regions": describe_combined_regions(qcs, connectomes, regions=inputs.regions),
         }
-        self._results["connectomes_file"] = _save(folder / "connectomes.npz", connectomes)
-        self._results["qc_file"] = _save_json(folder / "qc.json", qc)
+        self._results["connectomes_file"] = save_arrays(folder / "connectomes.npz", connectomes)
+        self._results["qc_file"] = save_json(folder / "qc.json", qc)
         return runtime
 
 
-def _save(file: Path, arrays: Mapping[str, NDArray]) -> str:
+def _total_dof(qcs: Sequence[Mapping[str, Any]]) -> float:
+    """Degrees of freedom of all runs; NaN if those of one are not known."""
+    known = [float(run["dof_hpf"]) for run in qcs if run.get("dof_hpf") is not None]
+    return sum(known) if len(known) == len(qcs) else math.nan
+
+
+def save_arrays(file: Path, arrays: Mapping[str, NDArray]) -> str:
+    """Write arrays by name; gives the file."""
     np.savez(file, allow_pickle=False, **dict(arrays))
     return str(file)
 
@@ -257,7 +284,7 @@ def _load(file: Path) -> dict[str, NDArray]:
         return dict(arrays)
 
 
-def _save_json(file: Path, content: Mapping[str, Any]) -> str:
+def save_json(file: Path, content: Mapping[str, Any]) -> str:
     """Write JSON; what is not a number becomes null."""
     file.write_text(json.dumps(_without_nan(content), indent=1), encoding="utf-8")
     return str(file)

@@ -66,11 +66,11 @@ def plain_session(session: CohortSession) -> dict[str, Any]:
         "site": session.site,
         "flavors": [flavor for flavor, _ in session.connectomes],
         "files": [str(file) for _, file in session.connectomes],
-        "stamps": [_stamp(file) for _, file in session.connectomes],
+        "stamps": [file_stamp(file) for _, file in session.connectomes],
     }
 
 
-def _stamp(file: Path) -> list[int]:
+def file_stamp(file: Path) -> list[int]:
     """Size in bytes and time of change in ns; empty if the file is not there."""
     if not file.exists():
         return []
@@ -191,7 +191,7 @@ def read_batch(
                 rows[row] = _read_edges(Path(files[flavor]), atlas.region_names)
             except InputError as error:
                 _log.error("%s: %s", "_".join(map(str, identity(session))), error)
-                problems.append(_problem(session, flavor, error))
+                problems.append(problem_row(session, flavor, error))
         edges[flavor] = rows
     return edges, problems
 
@@ -211,7 +211,8 @@ def _read_edges(file: Path, region_names: Sequence[str]) -> NDArray[np.floating]
     return edges
 
 
-def _problem(session: Row, flavor: str, error: KrakenBIDSError) -> dict[str, str]:
+def problem_row(session: Row, flavor: str, error: KrakenBIDSError) -> dict[str, str]:
+    """Write what is wrong with a session's connectome in plain values."""
     return {
         "participant": session["participant"],
         "session": session["session"] or "",
@@ -225,6 +226,14 @@ def _problem(session: Row, flavor: str, error: KrakenBIDSError) -> dict[str, str
 def identity(session: Row) -> tuple[str, str | None]:
     """Participant and session of a plain session."""
     return session["participant"], session["session"]
+
+
+def _regularization(session: Row, members: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Lambda by flavor of those used, where the group level searched for any."""
+    if "regularization" not in session:
+        return {}
+    known = session["regularization"]
+    return {"regularization": {name: known[name] for name in members if name in known}}
 
 
 def load_fitted(file: Path, bundle: Any, means: Any | None = None) -> dict[str, Any]:
@@ -461,7 +470,7 @@ class _Translation:
         session = self.sessions[row]
         files = dict(zip(session["flavors"], session["files"], strict=True))
         return {
-            "sources": [self._uri(files[name]) for name in members],
+            "sources": [self._uri(session, name, files[name]) for name in members],
             "model_name": self.bundle.name,
             "model_sha256": self.bundle.sha256,
             "adaptation": self._adaptation_name(),
@@ -473,10 +482,13 @@ class _Translation:
                 for name in members
                 if self.adapted.n_filled[name][row]
             },
+            **_regularization(session, members),
         }
 
-    def _uri(self, file: str) -> str:
-        """BIDS URI of a measured connectome."""
+    def _uri(self, session: Row, flavor: str, file: str) -> str:
+        """BIDS URI of a connectome: measured, or made by the group level."""
+        if flavor in session.get("made", {}):
+            return bids_uri(Path(session["made"][flavor]), "", Path())
         if not self.inputs.sources_root or not Path(file).is_relative_to(self.inputs.sources_root):
             return Path(file).name
         return bids_uri(Path(file), self.inputs.sources_name, Path(self.inputs.sources_root))

@@ -46,6 +46,12 @@ FIRST: frozenset[str] = frozenset({
     "gcor_hpf",
     "gcor_hpfgsr",
     "dof_hpf",
+    "denoising",
+    "outliers",
+    "min_coverage",
+    "pcorr_dof_per_region_fs86",
+    "pcorr_dof_per_region_shen268",
+    "pcorr_dof_per_region_coco439",
     "shells",
     "directions",
     "voxel_mm",
@@ -90,6 +96,12 @@ LIMITS: tuple[Limit, ...] = (
           "less than 5 minutes of data are left, which makes correlations noisy",
           "Combine several runs of the participant where there are any."),
     Limit("percent_outliers", 0.0, 50.0, "most volumes were left out", _LOOK),
+    *(
+        Limit(f"pcorr_dof_per_region_{atlas}", 2.0, float("inf"),
+              "the partial correlations are noisy; below 1 they are what lambda makes of them",
+              "Combine more runs, or take FCpcorr of this atlas with caution.")
+        for atlas in ("fs86", "shen268", "coco439")
+    ),
     Limit("tsnr_median", 20.0, float("inf"), "the signal is weak against the noise", _LOOK),
     Limit("ifod2act_fs86_assigned_fraction", 0.2, 1.0, _OFF, _LABELS),
     Limit("sdstream_fs86_assigned_fraction", 0.05, 1.0, _OFF, _LABELS),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bids.names import OFF_RECIPE, marked
 from ..bids.prediction_file import find_predictions, read_matrix
 from ..bids.predictions import diagonal, source_label
 from ..bids.writers import read_connectome
@@ -51,9 +52,15 @@ class FoundMatrix:
     stored_source: str = ""
 
     @property
+    def mark(self) -> str:
+        """Key of `OFF_RECIPE` of a measured connectome of another pipeline; else empty."""
+        desc = self.entities.get("desc", "")
+        return desc if desc in OFF_RECIPE and not self.sidecar.get("Predicted", False) else ""
+
+    @property
     def source(self) -> str:
         """What a prediction was made from; empty for a measured connectome."""
-        return self.entities.get("desc", "")
+        return "" if self.mark else self.entities.get("desc", "")
 
     def read(self) -> NDArray[np.float64]:
         """Read the matrix, (n_regions, n_regions).
@@ -85,18 +92,27 @@ class Quality:
         Column and text.
     sidecar
         JSON: a description by column, and ``Regions``.
+    label
+        Label of ``desc-`` of the table.
     """
 
     entities: tuple[str, ...]
     datatype: str
     values: Mapping[str, str]
     sidecar: Mapping[str, Any]
+    label: str = ""
 
     @property
     def title(self) -> str:
         """What it is, in words."""
         kind = {"func": "functional run", "dwi": "diffusion series"}.get(self.datatype, "series")
-        return " ".join(("functional runs combined" if self.is_combined else kind, *self.entities))
+        kind = "functional runs combined" if self.is_combined else kind
+        return " ".join((kind, *self.entities, *([f"({self.mark})"] if self.mark else ())))
+
+    @property
+    def mark(self) -> str:
+        """Key of `OFF_RECIPE` where the series was denoised by another pipeline; else empty."""
+        return next((mark for mark in OFF_RECIPE if self.label == marked("fc", mark)), "")
 
     @property
     def is_combined(self) -> bool:
@@ -138,6 +154,9 @@ class FoundSession:
         PNG files.
     unreadable
         Files that should have been read and could not, with the reason.
+    off_recipe
+        Measured connectomes of other pipelines than the models' recipe. They are among
+        `measured` only where the recipe's are not there.
     """
 
     participant: str
@@ -147,6 +166,7 @@ class FoundSession:
     qualities: tuple[Quality, ...] = ()
     figures: tuple[Path, ...] = ()
     unreadable: tuple[str, ...] = field(default=())
+    off_recipe: tuple[FoundMatrix, ...] = ()
 
     @property
     def label(self) -> str:
@@ -253,6 +273,7 @@ def read_session(dataset_dir: Path, participant: str, session: str | None) -> Fo
         ),
         qualities=tuple(_read_quality(file) for file in _quality_files(folder)),
         figures=tuple(sorted(figures_dir.glob(f"{stem}*.png"))),
+        off_recipe=tuple(found for found in matrices if found.mark),
         unreadable=tuple(unreadable),
     )
 
@@ -285,14 +306,14 @@ def _combined(found: list[FoundMatrix]) -> tuple[FoundMatrix, ...]:
     chosen: dict[Flavor, FoundMatrix] = {}
     for matrix in found:
         held = chosen.get(matrix.flavor)
-        if held is None or _n_parts(matrix) < _n_parts(held):
+        if held is None or _rank(matrix) < _rank(held):
             chosen[matrix.flavor] = matrix
     return tuple(chosen[flavor] for flavor in sorted(chosen, key=flavor_order))
 
 
-def _n_parts(matrix: FoundMatrix) -> int:
-    """Entities that tell runs of one task apart."""
-    return len({"run", "dir"} & set(matrix.entities))
+def _rank(matrix: FoundMatrix) -> tuple[str, int]:
+    """The recipe's before other pipelines', then fewer entities that tell runs of a task apart."""
+    return matrix.mark, len({"run", "dir"} & set(matrix.entities))
 
 
 def flavor_order(flavor: Flavor) -> tuple[int, str, int]:
@@ -308,4 +329,5 @@ def _read_quality(file: Path) -> Quality:
         datatype=file.parent.name,
         values=rows[0] if rows else {},
         sidecar=read_json(file.with_suffix(".json")),
+        label=parse_entities(file.name).get("desc", ""),
     )

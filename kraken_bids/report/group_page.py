@@ -29,6 +29,7 @@ from .found import (
 )
 from .html import Cell, Grid, Notice, Picture, as_text, n_of, provenance, render
 from .participant_page import DRAWN_SOURCES, Matrix, pair_picture
+from .search_section import find_searches, lambda_warnings, search_grid, search_pictures
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ _SECTIONS = (
     ("flavors", "Flavors"),
     ("identification", "Identification"),
     ("predictions", "Predictions"),
+    ("lambda", "Partial correlations"),
     ("adaptation", "Adaptation"),
     ("latents", "Latents"),
     ("provenance", "Provenance"),
@@ -92,13 +94,16 @@ def build_group_page(
     description = read_json(dataset_dir / "dataset_description.json")
     people = {measured.participant for measured, _ in sessions}
     pictures, text = _prediction_pictures(sessions)
+    searches = list(find_searches(group_dir))
+    sections = _SECTIONS if searches else tuple(row for row in _SECTIONS if row[0] != "lambda")
     context = {
         "title": str(description.get("Name", "")) or dataset_dir.name or "Cohort",
         "lead": f"{n_of(len(sessions), 'session')} of {n_of(len(people), 'participant')}",
-        "sections": _SECTIONS,
+        "sections": sections,
         "warnings": [
             *(Notice(problem) for problem in problems),
             *_warnings(sessions, quality_rows),
+            *lambda_warnings([measured for measured, _ in sessions], searches),
         ],
         "cohort": _cohort_grid(sessions, output_dir, page_dir or dataset_dir),
         "participant_quality": _table(
@@ -109,6 +114,8 @@ def build_group_page(
         "identification_figures": _identification(quality_rows),
         "prediction_figures": pictures,
         "prediction_text": text,
+        "search": search_grid(searches),
+        "search_figures": [picture for one in searches for picture in search_pictures(one)],
         "adaptation": _adaptation_grid(adaptation),
         "adaptation_figures": _adaptation(adaptation_file),
         "latent_figures": list(_latents(dataset_dir)),

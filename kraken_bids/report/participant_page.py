@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atlases import atlas_names, load_atlas
+from ..bids.names import OFF_RECIPE, marked
 from ..errors import InputError
 from ..flavors import Flavor
 from .anchors import ANCHORS, FIRST, beyond
@@ -21,6 +22,7 @@ from .found import (
     FoundSession,
     Quality,
     find_sessions,
+    parse_entities,
     read_json,
     read_session,
     series_entities,
@@ -65,6 +67,9 @@ _SETTINGS = (
     "AssignmentRadius",
     "SpatialReference",
     "ConfigurationHash",
+    "Denoising",
+    "DegreesOfFreedom",
+    "OffRecipe",
 )
 
 Matrix = NDArray[np.float64]
@@ -177,6 +182,14 @@ def session_warnings(
                     consequence, names=names,
                 )  # fmt: skip
     yield from _empty_regions(matrices, start)
+    for mark in sorted({found.mark for found in session.off_recipe}):
+        count = n_of(sum(found.mark == mark for found in session.off_recipe), "connectome")
+        yield Notice(
+            f"{start}{count} marked desc-{mark}: {OFF_RECIPE[mark]}",
+            "not the recipe that the published models were trained on; drawn here only where "
+            "there is none of the recipe",
+            "The group level takes them only if it is given the same --denoising.",
+        )
 
 
 def _empty_regions(matrices: Mapping[str, Matrix], start: str) -> Iterator[Notice]:
@@ -193,8 +206,9 @@ def _empty_regions(matrices: Mapping[str, Matrix], start: str) -> Iterator[Notic
             yield Notice(
                 f"{start}{n_of(len(missing), 'region')} of {flavor.atlas} missing in the "
                 f"{modality} connectomes",
-                "outside the image or without signal; their rows and columns hold n/a, and "
-                "the training mean stands in their place when the model is used",
+                "outside the image, without signal, or covered too little (--min-coverage); "
+                "their rows and columns hold n/a, and the training mean stands in their place "
+                "when the model is used",
                 "Look at the field of view and at the transforms if this is not expected.",
                 missing,
             )
@@ -223,10 +237,11 @@ def _low_coverage(atlas: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(coverage, list):
         return ()
     names = _region_names(atlas, len(coverage))
+    missing = set(entry.get("missing") or ())
     return tuple(
         name
         for name, share in zip(names, coverage, strict=True)
-        if isinstance(share, (int, float)) and 0 < share < _LOW_COVERAGE
+        if isinstance(share, (int, float)) and 0 < share < _LOW_COVERAGE and name not in missing
     )
 
 
@@ -316,6 +331,7 @@ def _belongs(figure: Path, quality: Quality) -> bool:
     return (
         suffix == FIGURE_SUFFIXES.get(quality.datatype)
         and series_entities(figure.name) == quality.entities
+        and parse_entities(figure.name).get("desc") == marked("qc", quality.mark)
     )
 
 

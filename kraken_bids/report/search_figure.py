@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from .canvas import BLUE, FAINT, INK, VERMILION, new_figure, save_png, style
 def draw_search(
     tried: NDArray[np.floating],
     errors: NDArray[np.floating],
-    out_file: Path,
+    out_file: Path | BytesIO,
     *,
     best: float,
     title: str,
@@ -26,7 +27,7 @@ def draw_search(
     tried, errors
         (n,), in increasing order of lambda.
     out_file
-        PNG file.
+        PNG file or buffer.
     best
         Lambda that was chosen.
     title

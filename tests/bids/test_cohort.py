@@ -53,6 +53,37 @@ def test_predicted_and_hidden_files_are_left_out(add, tmp_path):
     assert session.connectomes == (("FCcorr_fs86_hpf", measured),)
 
 
+def test_other_pipelines_are_left_out_and_told(add, tmp_path, caplog):
+    recipe = add("01", "FCcorr_fs86_hpf", task="rest")
+    add("01", "FCcorr_fs86_hpf", task="rest", desc="simple")
+    add("01", "FCcorr_fs86_hpfgsr", task="rest", desc="xcpd")
+    add("02", "FCcorr_fs86_hpf", task="rest", desc="simple")
+    with caplog.at_level(logging.WARNING):
+        (session,) = find_cohort(tmp_path)
+    assert session.connectomes == (("FCcorr_fs86_hpf", recipe),)
+    assert "2 functional connectomes" in caplog.text
+    assert "desc-simple" in caplog.text
+    assert "With --denoising simple, the group level takes them" in caplog.text
+    assert "desc-xcpd" in caplog.text
+    assert "--denoising xcpd" not in caplog.text
+
+
+def test_another_pipeline_is_taken_when_asked_for_with_all_structural_ones(add, tmp_path, caplog):
+    add("01", "FCcorr_fs86_hpf", task="rest")
+    add("01", "FCcorr_fs86_hpfgsr", task="rest")
+    simple = add("01", "FCcorr_fs86_hpf", task="rest", desc="simple")
+    sc = add("01", "SCifod2act_fs86_volnorm")
+    add("02", "FCcorr_fs86_hpf", task="rest")
+    with caplog.at_level(logging.WARNING):
+        (session,) = find_cohort(tmp_path, mark="simple")
+    assert session.connectomes == (("FCcorr_fs86_hpf", simple), ("SCifod2act_fs86_volnorm", sc))
+    assert "desc-simple are used" in caplog.text
+    assert "not validated" in caplog.text
+    caplog.clear()
+    assert len(find_cohort(tmp_path, mark="compcor")) == 1  # the structural one
+    assert "are used" not in caplog.text
+
+
 def test_sessions_and_participants_are_selected(add, tmp_path):
     for session in ("a", "b"):
         add("01", "FCcorr_fs86_hpf", session=session, task="rest")

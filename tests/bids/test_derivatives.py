@@ -93,12 +93,6 @@ def test_a_broken_description_is_refused(study, caplog, text, message):
     assert "left out" in caplog.text
 
 
-def test_xcp_d_is_refused_with_a_reason(study):
-    root = study.derivative("xcp_d", "XCP-D")
-    with pytest.raises(Problems, match=r"outputs of XCP-D are not read.*fmriprep=PATH"):
-        found(study, derivatives=(("xcp_d", root),))
-
-
 def test_all_problems_are_told_together(study):
     root = study.derivative("qsiprep", "QSIPrep")
     wrong = (("fmriprep", root), ("qsiprep", study.root))

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """From arrays to files: names, contents, sidecars."""
 
+import dataclasses
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from kraken_bids.atlases import load_atlas
 from kraken_bids.bids.export import (
     Target,
     save_connectomes,
+    save_figures,
     save_quality,
     save_timeseries,
     save_tractograms,
@@ -53,6 +56,37 @@ def test_connectome_keeps_its_numbers_and_says_what_is_missing(target, connectom
     sidecar = json.loads(paths[1].read_text())
     assert sidecar["MissingNodes"] == ["Left-Thalamus-Proper"]
     assert sidecar["Sources"] == ["bids:fmriprep:bold"]
+
+
+def test_another_pipeline_marks_every_name(target, connectomes_file, tmp_path):
+    marked = dataclasses.replace(target, mark="simple")
+    series_file = tmp_path / "series.npz"
+    np.savez(series_file, fs86_hpf=np.zeros((5, 86)), fs86_hpfgsr=np.zeros((5, 86)))
+    figure = tmp_path / "figure.png"
+    figure.write_bytes(b"PNG")
+    for save, content in (
+        (save_connectomes, connectomes_file),
+        (save_timeseries, series_file),
+        (save_figures, [("qc", figure)]),
+    ):
+        plain = {path.name for path in save(target, content)}
+        other = {path.name for path in save(marked, content)}
+        assert not plain & other
+        assert all("desc-" in name and "imple" in name for name in other)
+    assert save_quality(marked)[0].name == "sub-01_task-rest_desc-fcSimple_qc.tsv"
+    assert "sub-01_task-rest_space-T1w_atlas-fs86_desc-hpfgsrSimple_timeseries.tsv" in {
+        path.name for path in save_timeseries(marked, series_file)
+    }
+
+
+def test_few_degrees_of_freedom_are_warned_of(target, caplog):
+    quality = {
+        "dof_hpf": 172.0, "pcorr_dof_per_region_fs86": 2.0, "pcorr_dof_per_region_shen268": 0.64,
+    }  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        save_quality(dataclasses.replace(target, quality=quality))
+    assert "sub-01_task-rest: 172 degrees of freedom are 0.64 (shen268) a region" in caplog.text
+    assert "fs86" not in caplog.text
 
 
 def test_only_flavors_asked_for_are_written(target, connectomes_file):

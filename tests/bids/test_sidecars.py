@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kraken_bids.bids.names import OFF_RECIPE
 from kraken_bids.bids.sidecars import (
     bids_uri,
     connectome_sidecar,
@@ -49,6 +50,50 @@ def test_a_measured_connectome_tells_what_it_depends_on():
     assert sidecar["MissingNodes"] == ["Left-Amygdala"]
     plain = connectome_sidecar(Flavor.parse("FCcorr_fs86_hpf"), quality=quality)
     assert "Regularization" not in plain
+
+
+RECIPE = {
+    "denoising": "recipe", "compcor": "exact", "gsr_source": "grey_matter", "outliers": "fmriprep",
+    "high_pass_hz": 0.01, "high_pass_edge_hz": 0.0015, "min_coverage": 0.5, "dof_hpf": 150.12345,
+    "dof_hpfgsr": 148.0,
+}  # fmt: skip
+
+
+def test_a_measured_connectome_tells_the_options_of_its_recipe():
+    sidecar = connectome_sidecar(Flavor.parse("FCcorr_fs86_hpf"), quality=RECIPE)
+    assert sidecar["Denoising"] == {
+        "Strategy": "recipe", "Components": "exact", "GlobalSignal": "grey_matter",
+        "Outliers": "fmriprep", "HighPassCutoff": 0.01, "HighPassEdge": 0.0015,
+        "MinimumCoverage": 0.5,
+    }  # fmt: skip
+    assert sidecar["DegreesOfFreedom"] == 150.123
+    assert "OffRecipe" not in sidecar
+    gsr = connectome_sidecar(Flavor.parse("FCcorr_fs86_hpfgsr"), quality=RECIPE)
+    assert gsr["DegreesOfFreedom"] == 148.0
+    assert "grey-matter signal" in gsr["MeasureDescription"]
+
+
+def test_sidecars_say_which_global_signal_was_regressed():
+    quality = {**RECIPE, "gsr_source": "global_signal"}
+    gsr = connectome_sidecar(Flavor.parse("FCcorr_fs86_hpfgsr"), quality=quality)
+    series = timeseries_sidecar("fs86", "hpfgsr", quality=quality)
+    for text in (gsr["MeasureDescription"], series["Description"]):
+        assert "global signal of the brain mask" in text
+        assert "grey-matter" not in text
+
+
+@pytest.mark.parametrize("mark", OFF_RECIPE)
+def test_connectomes_of_other_pipelines_say_so(mark):
+    quality = {"denoising": mark, "min_coverage": 0.0}
+    for name in ("FCcorr_fs86_hpf", "FCcorr_fs86_hpfgsr"):
+        sidecar = connectome_sidecar(Flavor.parse(name), quality=quality, mark=mark)
+        assert sidecar["OffRecipe"].startswith(OFF_RECIPE[mark])
+        assert OFF_RECIPE[mark] in sidecar["MeasureDescription"]
+        assert "grey-matter" not in sidecar["MeasureDescription"]
+        assert sidecar["Predicted"] is False
+    series = timeseries_sidecar("fs86", "hpf", quality=quality, mark=mark)
+    assert OFF_RECIPE[mark] in series["Description"]
+    assert "Cutoff (Hz)" not in series["SoftwareFilters"]["High-pass"]
 
 
 def test_a_structural_connectome_tells_its_own_streamlines():

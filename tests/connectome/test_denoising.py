@@ -6,16 +6,19 @@ import math
 import numpy as np
 import pytest
 
+from kraken_bids.connectome.components import orthonormal_basis, tissue_components
 from kraken_bids.connectome.denoising import (
     Confounds,
     Denoising,
     clean,
     denoise_run,
+    onset_transient,
+)
+from kraken_bids.connectome.filtering import (
+    edge_width_hz,
+    fmriclean_edge,
     high_pass,
     high_pass_weights,
-    onset_transient,
-    orthonormal_basis,
-    tissue_components,
 )
 from kraken_bids.connectome.motion import (
     composite_motion,
@@ -89,16 +92,11 @@ def slow_components(voxels, regressors):
     return [voxels.mean(axis=1), *left[:, :4].T]
 
 
-def slow_filter(series, is_outlier):
-    n = len(series)
-    basis = np.array([
-        [math.sqrt((1 if k == 0 else 2) / n) * math.cos(math.pi / n * (t + 0.5) * k)
-         for t in range(n)]
-        for k in range(n)
-    ])  # fmt: skip
+def slow_gains(n, *, sd=None, half=None):
+    """Weights of the cosines; the edge is that of the training data unless it is given in bins."""
     bin_hz = 1 / (2 * n * TR_S)
-    sd = 0.0029 / bin_hz
-    half = math.floor(5 * sd)
+    sd = 0.0029 / bin_hz if sd is None else sd
+    half = math.floor(5 * sd) if half is None else half
     bump = [math.exp(-0.5 * (j / sd) ** 2) for j in range(-half, half + 1)]
     gains = []
     for k in range(n):
@@ -109,12 +107,25 @@ def slow_filter(series, is_outlier):
             at = 2 * n - 1 - at if at >= n else at
             total += bump[j + half] * (at * bin_hz >= 0.01)
         gains.append(total / sum(bump))
+    return np.array(gains)
+
+
+def slow_filter(series, is_outlier, **edge):
+    n = len(series)
+    basis = np.array([
+        [math.sqrt((1 if k == 0 else 2) / n) * math.cos(math.pi / n * (t + 0.5) * k)
+         for t in range(n)]
+        for k in range(n)
+    ])  # fmt: skip
     kept = ~is_outlier
-    return basis.T @ (np.array(gains)[:, None] * (basis[:, kept] @ series[kept]))
+    return basis.T @ (slow_gains(n, **edge)[:, None] * (basis[:, kept] @ series[kept]))
 
 
-def slow_recipe(series, motion, global_signal, tissues, grey_matter, n_first):
-    is_outlier = slow_outliers(motion, global_signal, n_first)
+def slow_recipe(
+    series, motion, global_signal, tissues, grey_matter, *, n_first=9, is_outlier=None, **edge
+):
+    if is_outlier is None:
+        is_outlier = slow_outliers(motion, global_signal, n_first)
     spikes = [np.eye(len(motion))[t] for t in np.flatnonzero(is_outlier)]
     trend = np.arange(len(motion))
     rest = slow_transient(len(motion))
@@ -132,8 +143,25 @@ def slow_recipe(series, motion, global_signal, tissues, grey_matter, n_first):
         left, singular, _ = np.linalg.svd(design, full_matrices=False)
         left = left[:, singular > 1e-10 * singular[0]]
         residual = series - left @ (left.T @ series)
-        results[name] = slow_filter(residual, is_outlier)
+        results[name] = slow_filter(residual, is_outlier, **edge)
     return results, is_outlier
+
+
+def slow_dof(run, is_outlier):
+    """Kept volumes, less the rank of what is regressed, less what the filter takes."""
+    _, motion, _, tissues, _ = run
+    kept = [t for t in range(len(motion)) if not is_outlier[t]]
+    trend, rest = np.arange(len(motion)), slow_transient(len(motion))
+    spikes = [np.eye(len(motion))[t] for t in np.flatnonzero(is_outlier)]
+    columns = [np.ones(len(motion)), trend, rest, slow_forward(rest)]
+    for voxels in tissues:
+        columns += slow_components(voxels, [trend, *motion.T, *spikes, rest])
+    for parameter in motion.T:
+        forward = slow_forward(parameter)
+        columns += [parameter, forward, parameter**2, forward**2]
+    design = np.column_stack(columns)[kept]
+    rank = np.linalg.matrix_rank(design / np.linalg.norm(design, axis=0), tol=1e-10)
+    return len(kept) - rank - sum(1 - gain**2 for gain in slow_gains(len(motion)))
 
 
 # --- A run ------------------------------------------------------------------------------------
@@ -184,13 +212,78 @@ def denoise(run, *, recipe=None, **arguments):
 
 
 def test_recipe_equals_the_slow_implementation(run):
-    expected, is_outlier = slow_recipe(*run, n_first=9)
+    expected, is_outlier = slow_recipe(*run)
     denoised = denoise(run)
     np.testing.assert_array_equal(denoised.is_outlier, is_outlier)
     assert set(np.flatnonzero(is_outlier)) >= {*range(9), 99, 100, 149, 150, 151}
     for variant, series in expected.items():
         np.testing.assert_allclose(denoised.series[f"toy_{variant}"], series, atol=1e-6)
     assert denoised.n_regressors == {"hpf": 38, "hpfgsr": 40}
+
+
+def test_degrees_of_freedom_equal_the_slow_count(run):
+    denoised = denoise(run)
+    assert denoised.dof["hpf"] == pytest.approx(slow_dof(run, denoised.is_outlier), abs=1e-6)
+    assert denoised.dof["hpf"] - denoised.dof["hpfgsr"] == pytest.approx(2)
+
+
+def test_edge_in_bins_equals_the_slow_implementation(run):
+    expected, _ = slow_recipe(*run, sd=3.6 / TR_S, half=math.floor(18 / TR_S))
+    denoised = denoise(run, recipe=Denoising(edge_rule="fmriclean"))
+    for variant, series in expected.items():
+        np.testing.assert_allclose(denoised.series[f"toy_{variant}"], series, atol=1e-6)
+    default = denoise(run).series["toy_hpf"]
+    assert np.abs(default - denoised.series["toy_hpf"]).max() > 0.01
+
+
+def test_edge_in_hertz_equals_the_slow_implementation(run):
+    expected, _ = slow_recipe(*run, sd=0.001 * 2 * N_VOLUMES * TR_S)
+    denoised = denoise(run, recipe=Denoising(high_pass_edge_hz=0.001))
+    np.testing.assert_allclose(denoised.series["toy_hpf"], expected["hpf"], atol=1e-6)
+
+
+def test_outliers_of_the_table_equal_the_slow_implementation(run):
+    _, motion, *_ = run
+    is_flagged = np.isin(np.arange(N_VOLUMES), [4, 60, 61, 140])
+    is_outlier = is_flagged | (np.arange(N_VOLUMES) < 12)  # more not steady than are skipped
+    expected, _ = slow_recipe(*run, is_outlier=is_outlier)
+    denoised = denoise(
+        run,
+        confounds=Confounds(motion, n_non_steady=12, is_flagged=is_flagged),
+        recipe=Denoising(outliers="fmriprep"),
+    )
+    np.testing.assert_array_equal(denoised.is_outlier, is_outlier)
+    for variant, series in expected.items():
+        np.testing.assert_allclose(denoised.series[f"toy_{variant}"], series, atol=1e-6)
+
+
+def test_strategy_equals_a_regression_by_least_squares(run):
+    series, motion, global_signal, *_ = run
+    rng = np.random.default_rng(2)
+    plain = rng.normal(size=(N_VOLUMES, 7))
+    variants = {"hpf": plain, "hpfgsr": np.column_stack([plain, global_signal])}
+    is_flagged = np.isin(np.arange(N_VOLUMES), [0, 1, 77])
+    denoised = denoise(
+        run,
+        confounds=Confounds(motion, is_flagged=is_flagged, regressors=variants),
+        recipe=Denoising(denoising="simple"),
+        tissue_means={},
+        grams={},
+    )
+    kept = ~is_flagged
+    for variant, columns in variants.items():
+        design = np.column_stack([np.ones(N_VOLUMES), columns])[kept]
+        fitted = design @ np.linalg.lstsq(design, series[kept], rcond=None)[0]
+        cleaned = denoised.series[f"toy_{variant}"]
+        np.testing.assert_allclose(cleaned[kept], series[kept] - fitted, atol=1e-6)
+        assert denoised.dof[variant] == pytest.approx(N_VOLUMES - 3 - design.shape[1])
+    assert not denoised.has_transient
+
+
+@pytest.mark.parametrize("recipe", [Denoising(denoising="simple"), Denoising(outliers="fmriprep")])
+def test_what_was_not_read_from_the_table_is_no_reason_to_fall_back(run, recipe):
+    with pytest.raises(InputError, match="not read"):
+        denoise(run, recipe=recipe)
 
 
 def test_region_of_nuisance_only_is_missing(run):
@@ -329,6 +422,24 @@ def test_gains_of_the_training_runs():
     gains = np.interp([0.005, 0.0078, 0.01, 0.0125, 0.02], frequencies, weights)
     np.testing.assert_allclose(gains, [0.04, 0.21, 0.48, 0.79, 1.0], atol=0.02)
     assert weights[0] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("repetition_time_s", "n_volumes", "width_hz"),
+    [(0.72, 1200, 0.0029), (2.0, 300, 0.0015), (0.8, 488, 0.0058)],
+)
+def test_edge_in_bins_depends_on_the_run(repetition_time_s, n_volumes, width_hz):
+    width = edge_width_hz(n_volumes, repetition_time_s, edge_hz=0.5, rule="fmriclean")
+    assert width == pytest.approx(width_hz, abs=5e-5)
+    given = edge_width_hz(n_volumes, repetition_time_s, edge_hz=0.002)
+    assert given == 0.002
+
+
+def test_both_edges_are_one_for_the_training_runs():
+    in_bins = high_pass_weights(1200, 0.72, cutoff_hz=0.01, edge_hz=0, rule="fmriclean")
+    in_hz = high_pass_weights(1200, 0.72, cutoff_hz=0.01, edge_hz=5.0001 / (2 * 1200 * 0.72))
+    np.testing.assert_allclose(in_bins, in_hz, atol=1e-5)
+    assert fmriclean_edge(0.72) == (pytest.approx(5), 25)
 
 
 def test_hard_edge_passes_all_or_nothing():

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import scipy.fft
+from nilearn.interfaces.fmriprep import load_confounds_strategy
 from nilearn.maskers import NiftiLabelsMasker
 from nilearn.signal import clean
 from scipy import ndimage
@@ -219,6 +220,115 @@ def test_low_coverage_counts_as_missing_when_asked(run, tmp_path):
         "b",
         "absent",
     ]
+
+
+def test_coverage_asked_for_is_told(run, tmp_path):
+    outputs = denoise(run, tmp_path / "b", parcellate(run, tmp_path / "a"), min_coverage=0.9)
+    qc = json.loads(Path(outputs.qc_file).read_text())
+    assert qc["min_coverage"] == 0.9
+    assert qc["regions"]["other"]["coverage"][1] == pytest.approx(2 / 3)
+    assert qc["n_missing_regions_other"] == 2
+
+
+def flag(run, folder, volumes):
+    """Add motion outliers to the table of confounds, a column each."""
+    lines = Path(run["confounds_file"]).read_text().splitlines()
+    names = "".join(f"\tmotion_outlier{number:02d}" for number in range(len(volumes)))
+    rows = [
+        line + "".join(f"\t{int(t == volume)}" for volume in volumes)
+        for t, line in enumerate(lines[1:])
+    ]
+    file = folder / "flagged.tsv"
+    file.write_text("\n".join([lines[0] + names, *rows]) + "\n")
+    return str(file)
+
+
+@pytest.mark.filterwarnings("ignore:When confounds are provided")
+def test_outliers_of_fmriprep_are_left_out_when_asked(run, tmp_path):
+    outputs = denoise(
+        run,
+        tmp_path / "b",
+        parcellate(run, tmp_path / "a"),
+        compcor="columns",
+        outliers="fmriprep",
+        confounds_file=flag(run, tmp_path, [50, 51, 90]),
+    )
+    is_outlier = load(outputs.traces_file)["is_outlier"]
+    assert np.flatnonzero(is_outlier).tolist() == [*range(8), 50, 51, 90]
+    matrix = load(outputs.connectomes_file)["FCcorr_toy_hpf"]
+    np.testing.assert_allclose(matrix[:7, :7], independent_correlation(run, is_outlier), atol=1e-6)
+    assert json.loads(Path(outputs.qc_file).read_text())["outliers"] == "fmriprep"
+
+
+@pytest.fixture
+def full_table(run, tmp_path):
+    """The run with all columns that strategies take, under the names that nilearn looks for."""
+    rng = np.random.default_rng(9)
+    names = ["trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"]
+    signals = dict(zip(names, run["motion"].T, strict=True))
+    signals |= {name: rng.normal(size=N_VOLUMES) for name in ("csf", "white_matter")}
+    columns = {"global_signal": rng.normal(size=N_VOLUMES)}
+    for name, values in signals.items():
+        backward = np.concatenate([[np.nan], np.diff(values)])
+        columns |= {name: values, f"{name}_power2": values**2}
+        columns |= {f"{name}_derivative1": backward, f"{name}_derivative1_power2": backward**2}
+    columns["framewise_displacement"] = np.where(np.arange(N_VOLUMES) % 41 == 40, 0.8, 0.1)
+    columns["std_dvars"] = np.ones(N_VOLUMES)
+    columns |= {f"a_comp_cor_0{n}": rng.normal(size=N_VOLUMES) for n in range(5)}
+    columns |= {f"cosine0{n}": np.cos(np.arange(N_VOLUMES) * (n + 1) / 51) for n in range(2)}
+    columns["non_steady_state_outlier00"] = np.eye(N_VOLUMES)[0]
+    table = tmp_path / "sub-01_task-rest_desc-confounds_timeseries.tsv"
+    rows = zip(*columns.values(), strict=True)
+    lines = ["\t".join("n/a" if np.isnan(x) else repr(float(x)) for x in row) for row in rows]
+    table.write_text("\n".join(["\t".join(columns), *lines]) + "\n")
+    about = {"Method": "aCompCor", "Mask": "combined", "Retained": True}
+    sidecar = table.with_suffix(".json")
+    sidecar.write_text(json.dumps({name: about for name in columns if "comp_cor" in name}))
+    return {**run, "confounds_file": str(table), "confounds_sidecar": str(sidecar)}
+
+
+@pytest.mark.parametrize("strategy", ["simple", "scrubbing", "compcor", "ica_aroma"])
+@pytest.mark.parametrize("variant", ["hpf", "hpfgsr"])
+def test_strategies_give_the_connectomes_of_nilearn(full_table, tmp_path, strategy, variant):
+    label = "smoothAROMAnonaggr" if strategy == "ica_aroma" else "preproc"
+    image = tmp_path / f"sub-01_task-rest_space-MNI152NLin6Asym_desc-{label}_bold.nii.gz"
+    image.touch()
+    signal = {"global_signal": "basic"} if variant == "hpfgsr" else {}
+    confounds, kept = load_confounds_strategy(str(image), strategy, **signal)
+    labels = nib.load(full_table["labels_files"][0])
+    masker = NiftiLabelsMasker(labels, standardize=None, dtype="float64")
+    # in double precision: means of single ones differ by more than the tolerance
+    bold = nib.Nifti1Image(nib.load(full_table["bold_file"]).get_fdata(), AFFINE)
+    series = masker.fit_transform(bold, confounds=confounds, sample_mask=kept)
+    outputs = denoise(
+        full_table,
+        tmp_path / "b",
+        parcellate(full_table, tmp_path / "a", tissues_file=None, with_components=False),
+        denoising=strategy,
+    )
+    matrix = load(outputs.connectomes_file)[f"FCcorr_toy_{variant}"]
+    np.testing.assert_allclose(matrix[:7, :7], np.corrcoef(series[:, :7].T), atol=1e-6)
+    qc = json.loads(Path(outputs.qc_file).read_text())
+    assert (qc["denoising"], qc["n_kept"]) == (strategy, len(kept))
+    assert "compcor" not in qc
+
+
+def test_support_of_partial_correlations_is_told(run, tmp_path):
+    outputs = denoise(run, tmp_path / "b", parcellate(run, tmp_path / "a"))
+    qc = json.loads(Path(outputs.qc_file).read_text())
+    assert qc["pcorr_dof_per_region_toy"] == pytest.approx(qc["dof_hpf"] / 7)
+    assert qc["pcorr_dof_per_region_other"] == pytest.approx(qc["dof_hpf"] / 2)
+    (tmp_path / "c").mkdir()
+    node = CombineRuns(
+        connectomes_files=[outputs.connectomes_file] * 2,
+        qc_files=[outputs.qc_file] * 2,
+        regions=REGIONS,
+        pcorr_lambda=LAMBDAS,
+    )
+    both = json.loads(Path(node.run(cwd=str(tmp_path / "c")).outputs.qc_file).read_text())
+    assert both["pcorr_dof_per_region_toy"] == pytest.approx(2 * qc["dof_hpf"] / 7)
+    assert both["denoising"] == "recipe"
+    assert both["high_pass_edge_hz"] == 0.0029
 
 
 def test_runs_are_combined_by_their_kept_volumes(run, tmp_path):

@@ -266,3 +266,43 @@ def test_sessions_have_pages_of_their_own(fake, empty):
 def test_only_measures_outside_the_usual_are_told():
     values = {"fd_mean_mm": "0.1", "kept_minutes": "2", "task": "rest"}
     assert [(value, limit.column) for value, limit in beyond(values)] == [(2, "kept_minutes")]
+
+
+@pytest.fixture
+def marked(tmp_path, fake, rng):
+    """A participant whose functional connectomes are of the recipe and of another pipeline."""
+    fake.describe(tmp_path, "Measured")
+    fake.make_participant(tmp_path, "05", rng)
+    func = tmp_path / "sub-05" / "func"
+    for file in sorted(func.iterdir()):
+        name = file.name.replace("_relmat", "_desc-simple_relmat")
+        name = name.replace("_desc-fc_qc", "_desc-fcSimple_qc")
+        (func / name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def test_connectomes_of_another_pipeline_are_named_apart(marked):
+    both = Page(build_participant_page(marked, "05"))
+    assert "3 connectomes marked desc-simple: denoised by the strategy simple" in both.text
+    assert "functional run task-rest (simple)" in both.text
+    n_pictures = len(both.pictures)
+    for file in (marked / "sub-05" / "func").glob("*space-T1w_atlas-fs86_meas-*"):
+        if "desc-simple" not in file.name:
+            file.unlink()
+    alone = Page(build_participant_page(marked, "05"))
+    assert len(alone.pictures) == n_pictures
+    assert "sub-05 has no functional connectomes" not in alone.text
+
+
+def test_regions_left_out_for_coverage_are_missing_and_not_low(tmp_path, fake, rng):
+    fake.describe(tmp_path, "Measured")
+    fake.make_participant(tmp_path, "06", rng)
+    sidecar = tmp_path / "sub-06" / "func" / "sub-06_task-rest_desc-fc_qc.json"
+    content = json.loads(sidecar.read_text())
+    low = content["Regions"]["fs86"]
+    assert "1 region of fs86 less than half inside" in Page(
+        build_participant_page(tmp_path, "06")
+    ).text  # fmt: skip
+    low["missing"] = [*low["missing"], load_atlas("fs86").region_names[20]]
+    sidecar.write_text(json.dumps(content))
+    assert "less than half inside" not in Page(build_participant_page(tmp_path, "06")).text

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The functional workflow on a run of a few voxels, with all three atlases."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,6 +109,8 @@ def test_options_reach_the_nodes(run):
     options = FunctionalOptions(
         compcor="columns",
         gsr_source="global_signal",
+        outliers="fmriprep",
+        edge_rule="fmriclean",
         high_pass_hz=0.02,
         high_pass_edge_hz=0.001,
         skip_s=3.0,
@@ -116,11 +119,19 @@ def test_options_reach_the_nodes(run):
     )
     workflow = init_functional_wf(run, options=options)
     inputs = workflow.get_node("denoise").inputs
-    for name in ("compcor", "gsr_source", "high_pass_hz", "high_pass_edge_hz", "skip_s"):
-        assert getattr(inputs, name) == getattr(options, name)
+    for field in dataclasses.fields(FunctionalOptions):
+        if field.name != "pcorr_lambda":
+            assert getattr(inputs, field.name) == getattr(options, field.name)
     assert inputs.min_coverage == 0.25
     assert inputs.pcorr_lambda == {"fs86": 0.5, "shen268": 0.06, "coco439": 0.06}
     assert workflow.get_node("parcellate").inputs.with_components is False
+
+
+def test_strategy_leaves_tissues_alone(run):
+    workflow = init_functional_wf(run, options=FunctionalOptions(denoising="simple"))
+    assert workflow.get_node("denoise").inputs.denoising == "simple"
+    assert workflow.get_node("parcellate").inputs.with_components is False
+    assert len(workflow.get_node("resample_labels").inputs.label_sources) == len(SIZES)
 
 
 def test_runs_are_combined(run, tmp_path):

@@ -27,6 +27,7 @@ from typing import Any
 
 from ...atlases import atlas_names
 from ...bids.files import FoundFile, parse_name
+from ...bids.xcp_d import processing as xcp_d_processing
 from ...errors import InputError, KrakenBIDSError
 from ..inputs import FlavorInput, Wanted
 from .bids_labels import participant_of
@@ -50,11 +51,6 @@ KIND = "FCcorr"
 XCP_D_ENDINGS = ("_relmat.tsv", "_conmat.tsv")
 GIGA_ENDINGS = ("_relmat.tsv",)
 
-#: XCP-D's sets of confounds, in lower case: whether they hold the global signal.
-XCP_D_GLOBAL_SIGNAL: dict[str, bool] = {
-    "24p": False, "acompcor": False, "aroma": False, "none": False,
-    "27p": True, "36p": True, "acompcor_gsr": True, "aroma_gsr": True, "gsr_only": True,
-}  # fmt: skip
 #: giga_connectome's own strategies without ``gsr``: all are high-pass filtered, none low-pass.
 GIGA_STRATEGIES = frozenset({"simple", "scrubbing2", "scrubbing5", "acompcor50", "icaaroma"})
 
@@ -247,7 +243,7 @@ def _xcp_d_matrix(
     same_task = [
         content for other, content in sidecars if other.label("task") == file.label("task")
     ]
-    told = {_xcp_d_processing(content) for content in same_task}
+    told = {xcp_d_processing(content) for content in same_task}
     if not told:
         return _Matrix(file, atlas, "", "no sidecar of XCP-D tells how the series were filtered")
     if len(told) > 1:
@@ -274,32 +270,6 @@ def _read_sidecar(path: Path) -> Mapping[str, Any]:
             f"the sidecar cannot be read: {error}", where=str(path), fix="Restore the file."
         ) from error
     return content if isinstance(content, Mapping) else {}
-
-
-def _xcp_d_processing(sidecar: Mapping[str, Any]) -> str:
-    """Last part of the flavor's name from filters and confounds; empty if they are unknown."""
-    confounds = sidecar.get("NuisanceParameters")
-    key = "none" if confounds is None else str(confounds).lower()
-    if key not in XCP_D_GLOBAL_SIGNAL:
-        return ""
-    low, high = _cutoffs(sidecar.get("SoftwareFilters"))
-    if low and not high:
-        return ""
-    filters = "bpf" if low else "hpf" if high else "nofilt"
-    return filters + ("gsr" if XCP_D_GLOBAL_SIGNAL[key] else "")
-
-
-def _cutoffs(filters: object, context: str = "") -> tuple[bool, bool]:
-    """Whether a description of filters has a low-pass and a high-pass cutoff above zero."""
-    low = high = False
-    if isinstance(filters, Mapping):
-        for key, value in filters.items():
-            inner = _cutoffs(value, f"{context} {key}".lower())
-            low, high = low or inner[0], high or inner[1]
-    elif isinstance(filters, (int, float)) and "cutoff" in context and filters > 0:
-        # "Bandpass filter: Low-pass cutoff (Hz)", or "Low-pass filter: cutoff (Hz)".
-        low, high = "low-pass" in context, "high-pass" in context
-    return low, high
 
 
 def _giga_parts(file: FoundFile) -> tuple[str, str]:
