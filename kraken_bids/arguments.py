@@ -582,14 +582,17 @@ def _flavors(names: Iterable[str], *, level: str) -> tuple[str, ...]:
 
 
 def _model_dir(n: argparse.Namespace) -> Path | None:
-    """Where the model is; fetched by name. None where no model is used."""
+    """Where the model is; fetched by name. None where no model is used, or fetched only later."""
     translates = n.level == "group" or (n.model and n.adaptation not in ADAPTATION_MODES[1:])
-    if not translates or n.status or (n.dry_run and not n.model):
+    if not translates or (n.level == "participant" and n.status):
         return None
-    from .model.pretrained import find_model
+    from .model.pretrained import find_held_model, find_model
 
     folder = Path(n.model_dir).expanduser().absolute() if n.model_dir else None
-    return find_model(n.model or "krakencoder-2024", folder=folder)
+    name = n.model or "krakencoder-2024"
+    if n.status or n.dry_run:
+        return find_held_model(name, folder=folder)
+    return find_model(name, folder=folder)
 
 
 def _read_resources(n: argparse.Namespace, reader: _Reader) -> Resources:

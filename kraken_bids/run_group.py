@@ -50,6 +50,10 @@ def run_group(settings: Settings, *, action: str = "run", config: str = "") -> i
     dataset_dir = prediction_dir(settings)
     everything = find_all_connectomes(settings)
     sessions = of_flavors(everything, settings.flavors)
+    if settings.translation.model_dir is None and action in {"status", "dry_run"}:
+        _log.info("%s", cohort_table(sessions))
+        _log.info("%s: to do; the model is not here yet, a run fetches it", dataset_dir)
+        return EXIT_DONE
     options, search = check_cohort(settings, everything, fetch=action == "run")
     key = translation_key(sessions, options, search)
     done = is_finished(dataset_dir, GROUP, key)

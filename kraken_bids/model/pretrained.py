@@ -37,6 +37,27 @@ def find_model(
     ResourceError
         If the folder holds no bundle, or the model's files cannot be fetched.
     """
+    found = find_held_model(name_or_dir, folder=folder)
+    return found or _make_bundle(
+        published_models()[str(name_or_dir)], folder or resource_dir(), progress=progress
+    )
+
+
+def find_held_model(name_or_dir: str | Path, *, folder: Path | None = None) -> Path | None:
+    """Folder of a bundle that is on this machine; None for a published model that is not yet.
+
+    Parameters
+    ----------
+    name_or_dir, folder
+        As for `find_model`.
+
+    Raises
+    ------
+    UsageError
+        If it is neither a folder nor the name of a published model.
+    ResourceError
+        If the folder holds no bundle.
+    """
     given = Path(name_or_dir).expanduser()
     if given.is_dir():
         if not (given / BUNDLE_CONFIG).is_file():
@@ -46,16 +67,13 @@ def find_model(
                 fix="Give a folder that kraken-model convert, train or fetch has made.",
             )
         return given.absolute()
-    model = published_models().get(str(name_or_dir))
-    if model is None:
+    if str(name_or_dir) not in published_models():
         raise UsageError(
             f"model '{name_or_dir}' is neither a folder nor the name of a published model",
             where="--model",
             fix=suggest(str(name_or_dir), published_models()) + ".",
         )
-    return held_bundle(model.name, folder) or _make_bundle(
-        model, folder or resource_dir(), progress=progress
-    )
+    return held_bundle(str(name_or_dir), folder)
 
 
 def _make_bundle(model: PublishedModel, folder: Path, *, progress: Progress | None) -> Path:

@@ -202,6 +202,20 @@ def test_status_and_dry_run_tell_and_write_nothing(line, run, listed):
     before = listed(line.results)
     assert "3 of 3 done" in run(*line.participant_words(), "--status").text
     assert "0 of 3 sessions are to be done" in run(*line.participant_words(), "--dry-run").text
+    assert ": done" in run(*line.group_words(), "--status").text
+    assert "predictions would go to" in run(*line.group_words(), "--dry-run").text
+    assert listed(line.results) == before
+
+
+def test_the_group_level_can_be_asked_before_its_model_is_fetched(line, run, listed, tmp_path):
+    before = listed(line.results)
+    for action in ("--status", "--dry-run"):
+        asked = run(
+            str(line.data), str(line.results), "group", action, "--model-dir", str(tmp_path)
+        )
+        assert asked.code == 0
+        assert "the model is not here yet" in asked.text
+        assert "sub-01" in asked.text
     assert listed(line.results) == before
 
 
