@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..connectome.adaptation import (
     ADAPTATIONS,
+    FAMILIAR_R_SQUARED,
     HOPELESS_R_SQUARED,
     Adaptation,
     RunningMean,
@@ -289,7 +290,10 @@ def doubt_scale(
 def find_lookalike(
     bundle: Bundle, flavor: str, mean: NDArray[np.floating], r_squared: float
 ) -> str:
-    """Name a flavor whose training mean fits a hopeless cohort's mean better; empty if none.
+    """Name a flavor that a cohort looks like more than like the one it is said to be; or nothing.
+
+    Structural and functional mean connectomes share some tenth of their variance, those of one
+    kind most of it: a file given for the other kind is no hopeless fit, but this tells.
 
     Parameters
     ----------
@@ -302,9 +306,9 @@ def find_lookalike(
     r_squared
         Squared correlation with the training mean of `flavor`.
     """
-    if not r_squared < HOPELESS_R_SQUARED:
+    if r_squared >= FAMILIAR_R_SQUARED:
         return ""
-    best, found = 0.5, ""
+    best, found = max(FAMILIAR_R_SQUARED, 2 * r_squared), ""
     for other in bundle.flavors:
         if other == flavor or bundle.n_edges(other) != len(mean):
             continue
@@ -313,4 +317,9 @@ def find_lookalike(
             slope, fit = compare_means(mean, training_mean)
             if fit > best and slope > 0:
                 best, found = fit, other
-    return f"{flavor}: the data look like {found} (R² {best:.3f})" if found else ""
+    if not found:
+        return ""
+    return (
+        f"{flavor}: the data look like {found} (R² {best:.3f}, against {r_squared:.3f}): is this "
+        "really data of that flavor?"
+    )
