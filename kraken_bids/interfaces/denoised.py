@@ -10,7 +10,6 @@ from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
     SimpleInterface,
-    TraitedSpec,
     isdefined,
     traits,
 )
@@ -19,7 +18,7 @@ from ..bids.xcp_d import read_left_out, read_motion
 from ..connectome.denoised_run import Denoised, process_denoised_run
 from ..connectome.denoising import Denoising
 from ..connectome.functional_run import FunctionalSettings
-from .functional import read_parcels, save_arrays, save_json
+from .functional import ProcessedRunOutputSpec, read_parcels, save_run
 
 
 class _CorrelateSeriesInputSpec(BaseInterfaceInputSpec):
@@ -41,18 +40,11 @@ class _CorrelateSeriesInputSpec(BaseInterfaceInputSpec):
     )
 
 
-class _CorrelateSeriesOutputSpec(TraitedSpec):
-    timeseries_file = File(exists=True, desc="npz: <atlas>_<desc> -> (n_volumes, n_regions)")
-    connectomes_file = File(exists=True, desc="npz: flavor name -> (n_regions, n_regions)")
-    qc_file = File(exists=True, desc="JSON: measures of quality; `regions` by atlas")
-    traces_file = File(exists=True, desc="npz: what the figure of the run is drawn from")
-
-
 class CorrelateSeries(SimpleInterface):
     """Correlate the series of the regions as they are."""
 
     input_spec = _CorrelateSeriesInputSpec
-    output_spec = _CorrelateSeriesOutputSpec
+    output_spec = ProcessedRunOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
         inputs, folder = self.inputs, Path(runtime.cwd)
@@ -68,14 +60,7 @@ class CorrelateSeries(SimpleInterface):
             run, self._denoised(len(run.global_signal)), settings=settings
         )
         qc = {**result.qc, "denoised_by": inputs.denoised_by}
-        self._results["timeseries_file"] = save_arrays(
-            folder / "timeseries.npz", result.timeseries
-        )
-        self._results["connectomes_file"] = save_arrays(
-            folder / "connectomes.npz", result.connectomes
-        )
-        self._results["traces_file"] = save_arrays(folder / "traces.npz", result.traces)
-        self._results["qc_file"] = save_json(folder / "qc.json", qc)
+        self._results |= save_run(result, qc, folder)
         return runtime
 
     def _denoised(self, n_volumes: int) -> Denoised:

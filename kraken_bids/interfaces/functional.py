@@ -31,7 +31,7 @@ from ..connectome.functional_qc import (
     describe_runs,
     describe_support,
 )
-from ..connectome.functional_run import FunctionalSettings, process_run
+from ..connectome.functional_run import FunctionalSettings, ProcessedRun, process_run
 from ..connectome.parcellation import Cells, ParcellatedRun, parcellate, partition
 from ..images.stream import SeriesHeader, iterate_volumes, load_on_grid, read_header
 from ..images.tissue_masks import TissueMask, tissue_masks
@@ -154,18 +154,30 @@ class _DenoiseSeriesInputSpec(BaseInterfaceInputSpec):
     )
 
 
-class _DenoiseSeriesOutputSpec(TraitedSpec):
+class ProcessedRunOutputSpec(TraitedSpec):
+    """What is handed over of a run, whoever denoised it."""
+
     timeseries_file = File(exists=True, desc="npz: <atlas>_<desc> -> (n_volumes, n_regions)")
     connectomes_file = File(exists=True, desc="npz: flavor name -> (n_regions, n_regions)")
     qc_file = File(exists=True, desc="JSON: measures of quality; `regions` by atlas")
     traces_file = File(exists=True, desc="npz: what the figure of the run is drawn from")
 
 
+def save_run(result: ProcessedRun, qc: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Write what `ProcessedRunOutputSpec` names."""
+    return {
+        "timeseries_file": save_arrays(folder / "timeseries.npz", result.timeseries),
+        "connectomes_file": save_arrays(folder / "connectomes.npz", result.connectomes),
+        "traces_file": save_arrays(folder / "traces.npz", result.traces),
+        "qc_file": save_json(folder / "qc.json", qc),
+    }
+
+
 class DenoiseSeries(SimpleInterface):
     """Denoise the series of the regions and correlate them."""
 
     input_spec = _DenoiseSeriesInputSpec
-    output_spec = _DenoiseSeriesOutputSpec
+    output_spec = ProcessedRunOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
         inputs, folder = self.inputs, Path(runtime.cwd)
@@ -176,14 +188,7 @@ class DenoiseSeries(SimpleInterface):
             **result.qc,
             **{f"is_eroded_{name}": int(value) for name, value in is_eroded.items()},
         }
-        self._results["timeseries_file"] = save_arrays(
-            folder / "timeseries.npz", result.timeseries
-        )
-        self._results["connectomes_file"] = save_arrays(
-            folder / "connectomes.npz", result.connectomes
-        )
-        self._results["traces_file"] = save_arrays(folder / "traces.npz", result.traces)
-        self._results["qc_file"] = save_json(folder / "qc.json", qc)
+        self._results |= save_run(result, qc, folder)
         return runtime
 
     def _settings(self) -> FunctionalSettings:
