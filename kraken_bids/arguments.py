@@ -90,7 +90,7 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
     """
     reader = _Reader()
     if namespace.config_file:
-        reader.read(lambda: _apply_config(namespace, parser), None)
+        reader.read(lambda: apply_config(namespace, parser, file=namespace.config_file), None)
     n = namespace
     bids_dir = reader.read(lambda: _existing_folder(n.bids_dir, "BIDS_DIR"), Path(n.bids_dir))
     output_dir = reader.read(lambda: _writable_folder(n.output_dir, "OUTPUT_DIR"), Path())
@@ -619,18 +619,35 @@ def _read_resources(n: argparse.Namespace, reader: _Reader) -> Resources:
     return Resources(n_procs=n_procs, omp_nthreads=omp, mem_gb=reader.read(memory, 1.0))
 
 
-def _apply_config(namespace: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Fill options that were not typed from the TOML file."""
+def apply_config(
+    namespace: argparse.Namespace, parser: argparse.ArgumentParser, *, file: str
+) -> None:
+    """Fill options that were not typed from a TOML file.
+
+    Parameters
+    ----------
+    namespace
+        Parsed arguments; changed.
+    parser
+        Its defaults tell what was not typed.
+    file
+        As given to ``--config-file``.
+
+    Raises
+    ------
+    KrakenBIDSError
+        If the file cannot be read or names unknown options.
+    """
     option = "--config-file"
-    file = _existing_file(namespace.config_file, option)
+    path = _existing_file(file, option)
     try:
-        content = tomllib.loads(file.read_text("utf-8"))
+        content = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not TOML: {error}", where=option, fix="Mend it.") from error
+        raise InputError(f"{path} is not TOML: {error}", where=option, fix="Mend it.") from error
     known = {action.dest for action in parser._actions} - ACTIONS - {"help", "version"}  # noqa: SLF001
     problems = [
         UsageError(
-            f"option '{name}' is unknown", where=f"{option} {file}", fix=suggest(name, known) + "."
+            f"option '{name}' is unknown", where=f"{option} {path}", fix=suggest(name, known) + "."
         )
         for name in content
         if name.replace("-", "_") not in known

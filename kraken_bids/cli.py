@@ -10,7 +10,7 @@ import argparse
 import difflib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from . import __version__
@@ -55,13 +55,29 @@ def _hyphens(text: str) -> str:
     return name.replace("_", "-") + equals + value
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of ``kraken-bids``."""
+def make_parser(
+    *,
+    prog: str = "kraken-bids",
+    description: str = "Connectomes from BIDS derivatives, measured and predicted.",
+    levels: tuple[str, ...] = ("participant", "group"),
+    default_level: str = "",
+    epilog: str = EXAMPLES,
+) -> argparse.ArgumentParser:
+    """Make the parser of ``kraken-bids``, or of a program that takes the same options.
+
+    Parameters
+    ----------
+    prog, description, epilog
+        Its name, and what ``--help`` says.
+    levels, default_level
+        Choices of the third argument; without a default it must be given.
+    """
+    told = "{" + ",".join(levels) + "}"
     parser = Parser(
-        prog="kraken-bids",
-        usage="kraken-bids BIDS_DIR OUTPUT_DIR {participant,group} [options]",
-        description="Connectomes from BIDS derivatives, measured and predicted.",
-        epilog=EXAMPLES,
+        prog=prog,
+        usage=f"{prog} BIDS_DIR OUTPUT_DIR {f'[{told}]' if default_level else told} [options]",
+        description=description,
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -69,10 +85,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="where outputs go")
     parser.add_argument(
         "level",
-        choices=("participant", "group"),
+        choices=levels,
         help="measure connectomes, or translate those of the finished participants",
+        nargs="?" if default_level else None,
+        default=default_level or None,
     )
-    parser.add_argument("--version", action="version", version=f"kraken-bids {__version__}")
+    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
     _add_selection(parser.add_argument_group("which scans"))
     _add_inputs(parser.add_argument_group("inputs"))
     _add_recipes(parser.add_argument_group("connectomes"))
@@ -267,18 +285,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     namespace = parser.parse_args(arguments)
-    _start_logging(namespace.verbose, quiet=namespace.quiet)
-    try:
+
+    def carry_out() -> int:
         from .arguments import config_text, settings_from
         from .run import run
 
         settings = settings_from(namespace, parser)
         return run(settings, action=_action(namespace), config=config_text(namespace))
+
+    return run_command(carry_out, namespace, prog=parser.prog)
+
+
+def run_command(carry_out: Callable[[], int], namespace: argparse.Namespace, *, prog: str) -> int:
+    """Run the body of a program, and tell its errors as messages.
+
+    Parameters
+    ----------
+    carry_out
+        Gives the exit code.
+    namespace
+        Parsed arguments, with ``verbose`` and ``quiet``.
+    prog
+        Name of the program.
+    """
+    _start_logging(namespace.verbose, quiet=namespace.quiet)
+    try:
+        return carry_out()
     except KrakenBIDSError as error:
-        print(f"kraken-bids: {_heading(error)}{error}", file=sys.stderr)
+        print(f"{prog}: {_heading(error)}{error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("kraken-bids: interrupted; run again to go on from here", file=sys.stderr)
+        print(f"{prog}: interrupted; run again to go on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return 0

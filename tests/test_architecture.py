@@ -54,7 +54,8 @@ ALLOWED: dict[str, set[str]] = {
 }  # fmt: skip
 #: Modules that only the command lines are made of; they may import any part but the demo.
 PROGRAMS = {
-    ".cli", ".arguments", ".lambda_search", ".run", ".run_group", ".model_commands", ".__main__",
+    ".cli", ".arguments", ".lambda_search", ".run", ".run_group", ".model_commands", ".submit",
+    ".__main__",
 }  # fmt: skip
 #: Narrower than a whole part: what of it may be used.
 ONLY = {

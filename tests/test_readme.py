@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from kraken_bids.bids.names import OUTPUTS
-from kraken_bids.cli import make_parser
 from kraken_bids.flavors import CORE_ATLASES, CORE_FLAVORS
 from kraken_bids.model_commands.cli import SUBCOMMANDS
 from kraken_bids.model_commands.cli import make_parser as make_model_parser
+from kraken_bids.submit.options import make_submit_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -24,7 +24,7 @@ def test_every_output_is_in_the_table(name):
 
 
 def test_every_option_named_exists():
-    known = {text for action in make_parser()._actions for text in action.option_strings}
+    known = {text for action in make_submit_parser()._actions for text in action.option_strings}
     known |= {text for row in SUBCOMMANDS for text in model_options(row.name)}
     # Options of other programs, each named with its program beside it.
     others = {"--output-spaces", "--lower-bpf", "--upper-bpf"}

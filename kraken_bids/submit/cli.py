@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""``kraken-submit``: arguments to scripts to jobs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..cli import make_parser, run_command
+from ..errors import InputError, ResourceError
+from .options import level_options, make_submit_parser, with_absolute_paths
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+    from .submission import Record, Submission
+
+_log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``kraken-submit``.
+
+    Parameters
+    ----------
+    arguments
+        Those of the command line if None.
+
+    Returns
+    -------
+    int
+        Exit code: 0 submitted, or nothing left to submit; 1 inputs of some participants are
+        missing (the others are submitted); 2 usage; 3 inputs or resources; 70 internal error.
+    """
+    parser = make_submit_parser()
+    namespace = parser.parse_args(arguments)
+    return run_command(lambda: _submit(namespace, parser), namespace, prog="kraken-submit")
+
+
+def _submit(namespace: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from ..arguments import apply_config
+    from ..run import new_run_id
+    from .submission import plan_submission
+
+    if namespace.config_file:
+        apply_config(namespace, parser, file=namespace.config_file)
+    record = _last_record(namespace, parser)
+    namespace = with_absolute_paths(namespace)
+    settings = _check_levels(namespace)
+    labels, n_problems = ([], 0) if namespace.level == "group" else _participants(settings)
+    if record is not None:
+        labels = [label for label in labels if label in record.labels]
+    if not labels and (namespace.level == "participant" or record is not None):
+        _log.info("nothing to submit: all participants are done")
+        return 0
+    submission = plan_submission(namespace, labels, settings=settings, run_id=new_run_id())
+    _warn(submission)
+    if namespace.dry_run:
+        for name, content in submission.files.items():
+            print(f"# ---- {submission.folder / name}\n{content}")
+    else:
+        _hand_over(submission)
+    return 1 if n_problems else 0
+
+
+def _last_record(namespace: argparse.Namespace, parser: argparse.ArgumentParser) -> Record | None:
+    """With ``--retry-failed``: the last submission, whose options stand where none are typed."""
+    if not namespace.retry_failed:
+        return None
+    from pathlib import Path
+
+    from ..arguments import apply_config
+    from .submission import OPTIONS, last_submission, queued_jobs, read_record
+
+    folder = last_submission(Path(namespace.output_dir).expanduser().absolute())
+    record = read_record(folder)
+    queued = queued_jobs(record)
+    if queued:
+        raise InputError(
+            f"jobs of the last submission still wait or run: {', '.join(queued)}",
+            where=str(folder),
+            fix="Wait until they have ended, or cancel them.",
+        )
+    apply_config(namespace, parser, file=str(folder / OPTIONS))
+    if namespace.level == parser.get_default("level"):
+        namespace.level = record.level
+    return record
+
+
+def _check_levels(namespace: argparse.Namespace) -> Settings:
+    """Check the options of all levels as their jobs will; gives the settings of the first."""
+    from ..arguments import settings_from
+    from .submission import fill_resources
+
+    parser = make_parser()
+    levels = ("participant", "group") if namespace.level == "both" else (namespace.level,)
+    checked = []
+    for level in levels:
+        options = level_options(namespace, level, parser=parser)
+        options.participant_label = namespace.participant_label
+        fill_resources(options)
+        options.dry_run = level == "group"  # a model that is not at hand is not fetched here
+        checked.append(settings_from(options, parser))
+        if level == "group" and checked[-1].translation.model_dir is None:
+            name = namespace.model or "krakencoder-2024"
+            raise ResourceError(
+                f"the model {name} is not on this machine, and nodes of a cluster often have "
+                "no network",
+                where="--model",
+                fix=f"Run kraken-model fetch {name} first.",
+            )
+    return checked[0]
+
+
+def _participants(settings: Settings) -> tuple[list[str], int]:
+    """Participants with something to do, and the number of sessions with problems."""
+    from ..bids.inputs import plan_sessions
+    from ..completion import is_finished
+    from ..fetch import find_atlas_file
+    from ..run import session_key
+
+    plans = plan_sessions(settings, atlas_file=find_atlas_file)
+    labels = []
+    for plan in plans:
+        for problem in plan.problems:
+            _log.error("%s: %s", plan.label, problem)
+        key = session_key(plan, settings)
+        if (plan.functional or plan.diffusion) and not is_finished(
+            settings.output_dir, plan.label, key
+        ):
+            labels.append(plan.participant)
+    labels = list(dict.fromkeys(labels))
+    n_all = len({plan.participant for plan in plans})
+    _log.info("%d of %d participants have work to do", len(labels), n_all)
+    return labels, sum(bool(plan.problems) for plan in plans)
+
+
+def _warn(submission: Submission) -> None:
+    if submission.group and submission.arrays and not submission.group_needs_all:
+        _log.info("the group level will run with those participants that have succeeded")
+    if submission.group and not submission.arrays:
+        _log.info("all participants are done: the group job waits for none")
+
+
+def _hand_over(submission: Submission) -> None:
+    from .submission import submit, write_submission
+
+    write_submission(submission)
+    ids = submit(submission)
+    for job in submission.jobs:
+        tasks = f", {job.n_tasks} tasks" if job.is_array else ""
+        _log.info("%s: job %s%s", job.name, ids[job.name], tasks)
+    _log.info("scripts and logs: %s", submission.folder)

@@ -1,0 +1,12 @@
+#!/bin/bash
+#PBS -N kraken-group
+#PBS -l nodes=1:ppn=2:gpus=1
+#PBS -l mem=7630mb
+#PBS -l walltime=01:30:00
+#PBS -j oe
+#PBS -o /data/out/logs/submit/one/
+
+export LOGNAME="${LOGNAME:-$(id -un)}"
+set -u  # only now: what sites have people load often reads unset variables
+
+exec kraken-bids '/data/my study' /data/out group
