@@ -5,141 +5,216 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..atlases import atlas_names, load_atlas
-from ..errors import InputError, KrakenBIDSError, UsageError
+from ..errors import UsageError
+from .options import ProblemList
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from ..formats.inputs import FlavorInput
+    from ..model.training import TrainingOptions
 
 _log = logging.getLogger(__name__)
 
-#: Epochs between two lines of the log.
-TELL_EVERY = 10
+_EARLY_STOPPING = """epochs without a better average rank in validation after which training ends
+with the best weights; 0: all epochs"""
+
+#: Lines of the log that tell how far a training has come, where no bar is drawn.
+_N_LINES = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``train``."""
-    from ..model.training import TrainingOptions as Default
+    from ..model.training.options import HIDDEN_ACTIVATIONS, SCHEDULES
+    from ..model.training.options import TrainingOptions as Default
 
     parser.add_argument(
         "--input", nargs="+", required=True, metavar="FLAVOR=PATH",
         help="connectomes of any atlas: .mat, .npy, .npz, .csv, .tsv, .h5, .zip or a folder; "
-        "participants are matched by id",
+        "participants are matched by id, those without all flavors are left out",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="bundle to make")
-    for option, default, text in (
-        ("--components", Default.n_components, "features of each flavor's PCA"),
-        ("--latent-size", Default.latent_size, "length of a latent"),
-        ("--epochs", Default.epochs, "passes over the participants"),
-        ("--batch-size", Default.batch_size, "participants a step"),
-        ("--learning-rate", Default.learning_rate, "at the start; it falls to zero"),
-        ("--weight-decay", Default.weight_decay, "of AdamW"),
-        ("--dropout", Default.dropout, "share of latent values dropped while training"),
-        ("--seed", Default.seed, "of all random numbers"),
-    ):
-        parser.add_argument(
-            option, type=type(default), default=default, metavar="N",
+    parser.add_argument(
+        "--transforms", type=Path, nargs="+", default=[], metavar="F.npy",
+        help="transforms to use; of other flavors a PCA is fitted",
+    )  # fmt: skip
+    _add_split(parser)
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument(
+        "--schedule", choices=SCHEDULES, default=Default.schedule,
+        help="; ".join(f"{name}: {row.description}" for name, row in SCHEDULES.items())
+        + f" (default: {Default.schedule})",
+    )  # fmt: skip
+    recipe.add_argument(
+        "--loss", default="", metavar="TEXT",
+        help="terms and weights, such as correye+enceye.w10+mse.w1000 (default: "
+        + "; ".join(f"{name}: {row.loss}" for name, row in SCHEDULES.items()) + ")",
+    )  # fmt: skip
+    for option, field, text in (
+        ("--components", "n_components", "features of each flavor's PCA"),
+        ("--latent-size", "latent_size", "length of a latent"),
+        ("--batch-size", "batch_size", "participants a step"),
+        ("--weight-decay", "weight_decay", "of AdamW"),
+        ("--dropout", "dropout", "share of values dropped while training"),
+        ("--seed", "seed", "of all random numbers"),
+        ("--early-stopping", "early_stopping", _EARLY_STOPPING),
+    ):  # fmt: skip
+        default = getattr(Default, field)
+        recipe.add_argument(
+            option, dest=field, type=type(default), default=default, metavar="N",
             help=f"{text} (default: {default})",
         )  # fmt: skip
+    for option, field, kind in (("--epochs", "epochs", int), ("--learning-rate", "learning_rate",
+                                                             float)):  # fmt: skip
+        known = ", ".join(f"{name}: {getattr(row, field):g}" for name, row in SCHEDULES.items())
+        recipe.add_argument(
+            option, type=_positive(kind), default=0, metavar="N", help=f"(default: {known})"
+        )
+    recipe.add_argument(
+        "--hidden-sizes", type=int, nargs="+", default=(), metavar="N",
+        help="sizes of layers between features and latent (default: none)",
+    )  # fmt: skip
+    recipe.add_argument(
+        "--activation", default=Default.activation, metavar="NAME",
+        help=f"behind these: {', '.join(HIDDEN_ACTIVATIONS)} (default: {Default.activation})",
+    )  # fmt: skip
+    recipe.add_argument(
+        "--intergroup", action="store_true",
+        help="structural and functional flavors have latent spaces of their own, and a transform "
+        "each way",
+    )  # fmt: skip
+    _add_records(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, or cuda[:n] (default: auto)")
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("who trains")
+    group.add_argument(
+        "--validation", type=float, default=0.0, metavar="SHARE",
+        help="share of those not for the test who are watched while training (default: 0)",
+    )  # fmt: skip
+    group.add_argument(
+        "--test", type=float, default=0.0, metavar="SHARE",
+        help="share of participants who are kept for the end (default: 0)",
+    )  # fmt: skip
+    group.add_argument(
+        "--group-column", metavar="FILE:COLUMN",
+        help="column of a table with participant_id: who share its value stay together",
+    )  # fmt: skip
+    group.add_argument(
+        "--split", type=Path, metavar="FILE",
+        help="table of participant_id and split (train, validation, test), in place of a lot",
+    )  # fmt: skip
+
+
+def _add_records(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("records")
+    group.add_argument(
+        "--records", type=Path, metavar="DIR",
+        help="folder of training.tsv, split.tsv and checkpoint.npz (default: OUTPUT-training)",
+    )  # fmt: skip
+    group.add_argument(
+        "--checkpoint-every", type=_positive(int), default=100, metavar="N",
+        help="epochs between two checkpoints (default: 100)",
+    )  # fmt: skip
+    group.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint of the same command"
+    )
+
+
+def _positive(kind: type[int | float]):  # type: ignore[no-untyped-def]
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out ``train``."""
     from ..model.krakencoder import resolve_device
-    from ..model.training import train_krakencoder
+    from ..model.training import Records, train_krakencoder
+    from ..model.training.records import SPLIT_NAME, write_split
+    from .training_setup import make_split, read_cohort, read_tables
 
-    device = resolve_device(arguments.device)
-    connectomes = _read_cohort(arguments.input)
-    bundle = train_krakencoder(
-        connectomes,
-        arguments.output,
-        n_components=arguments.components,
-        latent_size=arguments.latent_size,
-        epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        weight_decay=arguments.weight_decay,
-        dropout=arguments.dropout,
-        seed=arguments.seed,
-        device=device,
-        progress=lambda epoch, loss: _tell(epoch, arguments.epochs, loss),
+    problems = ProblemList()
+    options = _options(arguments)
+    with problems.gathering():
+        options = options.resolved()
+    with problems.gathering():
+        device = resolve_device(arguments.device)
+    tables = read_tables(arguments, problems)
+    folder = arguments.records or arguments.output.with_name(f"{arguments.output.name}-training")
+    if folder == arguments.output:
+        problems.add([
+            UsageError("is the bundle's folder", where="--records", fix="Give another one.")
+        ])
+    with problems.gathering():
+        cohort = read_cohort(arguments.input)
+    problems.tell()
+    cohort, split = make_split(
+        cohort, tables, validation=arguments.validation, test=arguments.test, seed=arguments.seed
     )
+    bundle = train_krakencoder(
+        cohort.connectomes,
+        arguments.output,
+        options=options,
+        split=split,
+        transforms={n: t for n, t in tables.transforms.items() if n in cohort.connectomes},
+        records=Records(folder, arguments.checkpoint_every, arguments.resume),
+        device=device,
+        progress=_Progress(options.epochs),
+    )
+    write_split(folder / SPLIT_NAME, cohort.participants, split.labels())
     _log.info("%s: %d flavors, SHA-256 %s", bundle.path, len(bundle.flavors), bundle.sha256)
     return 0
 
 
-def _tell(epoch: int, n_epochs: int, loss: float) -> None:
-    if epoch % TELL_EVERY == 0 or epoch in {1, n_epochs}:
-        _log.info("epoch %d of %d, loss %.4g", epoch, n_epochs, loss)
+def _options(arguments: argparse.Namespace) -> TrainingOptions:
+    """Take the recipe from the command line."""
+    from dataclasses import fields
+
+    from ..model.training import TrainingOptions
+
+    names = {field.name for field in fields(TrainingOptions)}
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    return TrainingOptions(**{**given, "hidden_sizes": tuple(arguments.hidden_sizes)})
 
 
-def _read_cohort(texts: list[str]) -> dict[str, NDArray[np.float32]]:
-    """Read all flavors, of any atlas; keep the participants that have all edges of all.
+class _Progress:
+    """A bar with loss and time left on a terminal, else some lines of the log."""
 
-    Raises
-    ------
-    InputError
-        If nobody has.
-    """
-    import numpy as np
+    def __init__(self, n_epochs: int) -> None:
+        self._n_epochs = n_epochs
+        self._is_terminal = sys.stderr.isatty()
+        self._start, self._first, self._told = time.monotonic(), 0, 0.0
 
-    from ..formats.reading.checks import name_some
-    from ..formats.reading.matching import match_inputs
-    from ..formats.reading.opening import open_inputs, raise_all
-
-    inputs = open_inputs(texts, {}, latent_size=0)
-    raise_all([problem for found in inputs.values() if (problem := _check_atlas(found))])
-    matched = match_inputs(inputs)
-    n = len(matched.participants)
-    rows = {name: matched.read(name, 0, n) for name in matched.inputs}
-    for name, values in rows.items():
-        partly = np.isnan(values).any(axis=1) & ~np.isnan(values).all(axis=1)
-        if partly.any():
-            who = [matched.participants[row] for row in np.flatnonzero(partly).tolist()]
-            _log.warning("%s: participants %s lack single edges", name, name_some(who))
-    complete = np.all([~np.isnan(values).any(axis=1) for values in rows.values()], axis=0)
-    if not complete.any():
-        raise InputError(
-            f"none of {n} participants has all edges of all {len(rows)} flavors",
-            where="--input",
-            fix="Look at the ids in the files: are they written alike? Are regions missing?",
-        )
-    if not complete.all():
-        _log.warning(
-            "%d of %d participants are left out: they lack a flavor or edges",
-            np.count_nonzero(~complete),
-            n,
-        )
-    return {name: values[complete] for name, values in rows.items()}
+    def __call__(self, epoch: int, loss: float) -> None:
+        """Tell of an epoch."""
+        now = time.monotonic()
+        if not self._first:  # a training that goes on does not start at 1
+            self._first, self._start = epoch, now
+        done, is_last = epoch - self._first, epoch == self._n_epochs
+        left = (now - self._start) / done * (self._n_epochs - epoch) if done else 0.0
+        text = f"epoch {epoch} of {self._n_epochs}, loss {loss:.4g}"
+        if done and not is_last:
+            text += f", {_duration(left)} left"
+        if not self._is_terminal:
+            if epoch % max(self._n_epochs // _N_LINES, 1) == 0 or is_last or not done:
+                _log.info("%s", text)
+        elif is_last or now - self._told > 0.1:
+            self._told = now
+            filled = 30 * epoch // self._n_epochs
+            bar = "#" * filled + "-" * (30 - filled)
+            print(f"\r[{bar}] {text}\x1b[K", end="\n" if is_last else "", file=sys.stderr)
 
 
-def _check_atlas(found: FlavorInput) -> KrakenBIDSError | None:
-    """Hold an input against the atlas that its flavor names, if that is known."""
-    from ..connectome.edges import n_regions
-
-    atlas, size = found.name.split("_")[1], n_regions(found.n_columns)
-    if atlas in atlas_names():
-        expected = load_atlas(atlas).n_regions
-        if size == expected:
-            return None
-        return InputError(
-            f"holds {size} regions, atlas '{atlas}' has {expected}",
-            where=f"{found.name} in {found.where}",
-            fix="Name the atlas that these connectomes were made with.",
-        )
-    alike = [name for name in atlas_names() if sorted(name) == sorted(atlas)]
-    if alike and load_atlas(alike[0]).n_regions == size:
-        return UsageError(
-            f"atlas '{atlas}' is unknown",
-            where=f"--input {found.name}={found.where}",
-            fix=f"Did you mean '{alike[0]}', which has {size} regions, too?",
-        )
-    _log.info("%s: atlas '%s' with %d regions", found.name, atlas, size)
-    return None
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

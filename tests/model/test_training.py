@@ -3,20 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-from kraken_bids.errors import ModelError
+from kraken_bids.errors import ModelError, Problems, ResourceError, UsageError
 from kraken_bids.model.bundle import open_bundle
 from kraken_bids.model.evaluation import evaluate_connectomes
 from kraken_bids.model.krakencoder import Krakencoder
-from kraken_bids.model.training import (
-    OUTPUT_SCALE,
-    TrainingOptions,
-    correlation_error,
-    fit_pca,
-    latent_distance,
-    train_krakencoder,
-    training_loss,
-    unit_rows,
-)
+from kraken_bids.model.training import Records, train_krakencoder
+from kraken_bids.model.training.pca import OUTPUT_SCALE, fit_pca
+from kraken_bids.model.training.splits import Split, draw_split
 
 FLAVORS = ("FCcorr_fs86_hpf", "FCpcorr_fs86_hpf", "SCsdstream_fs86_volnorm")
 QUICK = {
@@ -91,7 +84,7 @@ def test_progress_is_told_each_epoch_and_the_loss_falls(tmp_path):
         simulate(20), tmp_path / "model", progress=lambda *step: told.append(step), **QUICK
     )
     assert [epoch for epoch, _ in told] == list(range(1, 61))
-    assert told[-1][1] < 0.5 * told[0][1]
+    assert told[-1][1] < 0.8 * told[0][1]
 
 
 def test_cohort_smaller_than_a_batch_is_trained_on(tmp_path):
@@ -173,41 +166,144 @@ def test_repeated_participants_span_too_few_dimensions(rng):
         fit_pca(values, 5)
 
 
-def test_correlation_error_gives_the_reference_programs_numbers():
-    true = torch.tensor([
-        [1.0, 2, 3, 4, 5, 7], [2, 1, 4, 3, 6, 5], [5, 3, 1, 2, 2, 1], [1, 5, 2, 6, 1, 4]
-    ])  # fmt: skip
-    predicted = torch.tensor([
-        [1.0, 2, 2, 4, 6, 6], [3, 1, 3, 3, 5, 7], [4, 4, 1, 1, 3, 2], [2, 2, 3, 5, 4, 4]
-    ])  # fmt: skip
-    assert float(correlation_error(true, predicted)) == pytest.approx(2.090991, abs=1e-5)
-    latents = torch.tensor([[0.6, 0.8, 0], [0, 0.6, 0.8], [0.8, 0, 0.6]])
-    assert float(correlation_error(latents, latents)) == pytest.approx(1.224745, abs=1e-5)
+def test_pca_of_many_edges_in_blocks(rng, monkeypatch):
+    values = rng.standard_normal((12, 50))
+    whole = fit_pca(values, 4)
+    monkeypatch.setattr("kraken_bids.model.training.pca._BLOCK", 7)
+    blocks = fit_pca(values, 4)
+    for name, expected in whole.transform.parameters.items():
+        np.testing.assert_allclose(blocks.transform.parameters[name], expected, atol=1e-6)
+    np.testing.assert_allclose(blocks.scores, whole.scores, atol=1e-4)
 
 
-def test_latent_distance_is_the_mean_over_pairs_and_participants(rng):
-    latents = torch.as_tensor(rng.standard_normal((4, 5, 3)))
-    pairs = [
-        float((latents[i] - latents[k]).square().sum(dim=1).mean())
-        for i in range(4)
-        for k in range(4)
-        if i != k
-    ]
-    assert float(latent_distance(latents)) == pytest.approx(np.mean(pairs))
-    assert float(latent_distance(latents[:1])) == pytest.approx(0, abs=1e-12)
+def test_transforms_are_fitted_on_those_who_train(tmp_path):
+    data = simulate(30)
+    split = draw_split(30, validation=0.2, test=0.2)
+    bundle = train_krakencoder(data, tmp_path / "model", split=split, **QUICK)
+    fit = fit_pca(data[FLAVORS[0]][split.train], QUICK["n_components"])
+    found = Krakencoder(bundle, device="cpu")
+    np.testing.assert_allclose(
+        bundle.training_mean(FLAVORS[0]), fit.transform.training_mean, rtol=1e-5
+    )
+    assert found.bundle.config["provenance"]["n_participants"] == len(split.train)
+    assert bundle.config["provenance"]["n_validation"] == len(split.validation)
+    assert bundle.config["provenance"]["validation"]["average_rank"] > 0.8
 
 
-def test_latent_that_dropout_zeroed_leaves_gradients_that_are_numbers():
-    latents = torch.zeros(2, 3, 4)
-    latents[0, 1:] = 1.0
-    latents[1] = torch.arange(12.0).reshape(3, 4)
-    latents.requires_grad_()
-    units = unit_rows(latents)
-    decoded = units[None].expand(2, 2, 3, 4)
-    loss = training_loss(torch.ones(2, 3, 4), units, decoded, TrainingOptions())
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert torch.isfinite(latents.grad).all()
+def test_transforms_at_hand_are_used(tmp_path):
+    data = simulate(20)
+    transform = fit_pca(data[FLAVORS[0]], 5).transform
+    given = {**QUICK, "epochs": 2, "n_components": 3}
+    bundle = train_krakencoder(
+        data, tmp_path / "model", transforms={FLAVORS[0]: transform}, **given
+    )
+    rows = bundle.config["flavors"]
+    assert [rows[flavor]["n_features"] for flavor in FLAVORS] == [5, 3, 3]
+    latents = Krakencoder(bundle, device="cpu").encode(data)
+    assert all(np.isfinite(values).all() for values in latents.values())
+
+
+@pytest.mark.parametrize("schedule", ["joint", "reference"])
+def test_interrupted_training_goes_on_exactly(tmp_path, schedule):
+    given = {**QUICK, "epochs": 6, "schedule": schedule, "dropout": 0.5}
+    data, split = simulate(30), draw_split(30, validation=0.2)
+    whole = train_krakencoder(data, tmp_path / "whole", split=split, **given)
+
+    def kill(epoch, _loss):
+        if epoch == 5:  # behind the checkpoint of epoch 4
+            raise KeyboardInterrupt
+
+    records = tmp_path / "records"
+    with pytest.raises(KeyboardInterrupt):
+        train_krakencoder(
+            data, tmp_path / "whole2", split=split, progress=kill,
+            records=Records(records, every=2), **given,
+        )  # fmt: skip
+    again = train_krakencoder(
+        data, tmp_path / "whole2", split=split, records=Records(records, every=2, resume=True),
+        **given,
+    )  # fmt: skip
+    assert again.sha256 == whole.sha256
+    lines = (records / "training.tsv").read_text("utf-8").splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["epoch", "1", "2", "3", "4", "5", "6"]
+
+
+def test_checkpoint_of_another_training_is_refused(tmp_path):
+    given = {**QUICK, "epochs": 2}
+    train_krakencoder(simulate(20), tmp_path / "model", records=Records(tmp_path / "r"), **given)
+    again = Records(tmp_path / "r", resume=True)
+    with pytest.raises(ResourceError, match="other data, or with other options"):
+        train_krakencoder(simulate(20, seed=1), tmp_path / "model", records=again, **given)
+    nowhere = Records(tmp_path / "s", resume=True)
+    with pytest.raises(ResourceError, match="no checkpoint to go on from"):
+        train_krakencoder(simulate(20), tmp_path / "model", records=nowhere, **given)
+
+
+def test_early_stopping_takes_the_best_weights(tmp_path):
+    given = {**QUICK, "epochs": 200, "validate_every": 2, "early_stopping": 10}
+    split = draw_split(30, validation=0.3)
+    told = []
+    bundle = train_krakencoder(
+        simulate(30), tmp_path / "model", split=split, **given,
+        progress=lambda epoch, _loss: told.append(epoch),
+    )  # fmt: skip
+    n_epochs = bundle.config["provenance"]["n_epochs"]
+    assert told[-1] < 200
+    assert n_epochs <= told[-1] - 10
+
+
+def test_training_with_hidden_layers_and_groups(tmp_path):
+    given = {**QUICK, "epochs": 3, "hidden_sizes": (12,), "intergroup": True}
+    bundle = train_krakencoder(simulate(20), tmp_path / "model", **given)
+    assert set(bundle.config["intergroup"]) == {"fc->sc", "sc->fc"}
+    assert bundle.config["flavors"][FLAVORS[0]]["encoder"][0]["n_out"] == 12
+    new = simulate(5, seed=3)
+    model = Krakencoder(bundle, device="cpu")
+    latents = model.encode({FLAVORS[0]: new[FLAVORS[0]]})
+    assert np.isfinite(latents[FLAVORS[0]]).all()
+
+
+def test_all_that_cannot_be_is_told(tmp_path):
+    with pytest.raises(Problems, match=r"(?s)--dropout.*--activation.*'foo' is no term"):
+        train_krakencoder(simulate(20), tmp_path / "m", dropout=1.0, activation="step", loss="foo")
+
+
+def test_reference_schedule_wants_full_batches_and_all_epochs(tmp_path):
+    with pytest.raises(ModelError, match="20 training participants do not fill a batch of 41"):
+        train_krakencoder(simulate(20), tmp_path / "m", schedule="reference", n_components=4)
+    with pytest.raises(UsageError, match="--early-stopping"):
+        train_krakencoder(simulate(20), tmp_path / "m", schedule="reference", early_stopping=3)
+
+
+def test_one_validation_participant_cannot_be_ranked(tmp_path):
+    split = Split(np.arange(19), np.array([19]), np.array([], dtype=int))
+    with pytest.raises(ModelError, match="1 validation participants"):
+        train_krakencoder(simulate(20), tmp_path / "m", split=split, **QUICK)
+
+
+def test_pair_whose_loss_is_no_number_is_named(tmp_path):
+    given = {**QUICK, "learning_rate": 1e30}
+    with pytest.raises(ModelError, match=rf"{FLAVORS[0]} to {FLAVORS[0]}"):
+        train_krakencoder(simulate(20), tmp_path / "model", **given)
+
+
+def test_split_is_the_published_programs():
+    split = draw_split(10, validation=0.1, test=0.2)
+    assert split.train.tolist() == [0, 5, 3, 9, 6, 2, 4]
+    assert split.validation.tolist() == [1]
+    assert split.test.tolist() == [7, 8]
+    assert split.labels()[7] == "test"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_families_stay_together(seed):
+    families = [f"f{row // 3}" for row in range(60)]
+    split = draw_split(60, validation=0.2, test=0.2, groups=families, seed=seed)
+    parts = [split.train, split.validation, split.test]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(60))
+    named = [{families[row] for row in part.tolist()} for part in parts]
+    assert sum(len(part) for part in named) == len(set(families))
+    assert [len(part) for part in parts] == [36, 12, 12]
 
 
 @pytest.fixture

@@ -72,3 +72,61 @@ def test_train_refuses_too_many_components(inputs, tmp_path, capsys):
     ])  # fmt: skip
     assert code == 3
     assert "64 components cannot be fitted to 11 participants" in capsys.readouterr().err
+
+
+def test_train_keeps_families_together_and_says_who_trained(inputs, tmp_path):
+    table = tmp_path / "families.tsv"
+    rows = [f"sub-p{index}\tfamily{index // 2}" for index in range(12)]
+    table.write_text("\n".join(["participant_id\tfamily", *rows]) + "\n")
+    code = main([
+        "train", "--input", *inputs, "--output", str(tmp_path / "model"), *QUICK,
+        "--components", "2", "--validation", "0.3", "--test", "0.2",
+        "--group-column", f"{table}:family",
+    ])  # fmt: skip
+    assert code == 0
+    written = (tmp_path / "model-training" / "split.tsv").read_text("utf-8").splitlines()[1:]
+    part = dict(line.removeprefix("sub-").split("\t") for line in written)
+    assert len(part) == 11
+    assert set(part.values()) == {"train", "validation", "test"}
+    assert all(part[f"p{i}"] == part[f"p{i + 1}"] for i in range(2, 11, 2))
+    # the table of the split is read again, and gives the same model
+    split = tmp_path / "model-training" / "split.tsv"
+    again = ["--split", str(split), "--components", "2"]
+    assert (
+        main(["train", "--input", *inputs, "--output", str(tmp_path / "b"), *QUICK, *again]) == 0
+    )
+    provenance = [open_bundle(tmp_path / name).config["provenance"] for name in ("model", "b")]
+    assert provenance[0]["n_participants"] == provenance[1]["n_participants"]
+
+
+def test_train_goes_on_from_a_checkpoint(inputs, tmp_path):
+    words = ["train", "--input", *inputs, "--output", str(tmp_path / "model"), *QUICK]
+    assert main(words) == 0
+    sha256 = open_bundle(tmp_path / "model").sha256
+    assert main([*words, "--resume"]) == 0
+    assert open_bundle(tmp_path / "model").sha256 == sha256
+    assert (tmp_path / "model-training" / "training.tsv").is_file()
+
+
+def test_train_tells_all_that_is_wrong_at_once(inputs, tmp_path, capsys):
+    code = main([
+        "train", "--input", *inputs, "--output", str(tmp_path / "model"), *QUICK,
+        "--dropout", "2", "--loss", "foo", "--validation", "1", "--group-column", "nowhere.tsv:f",
+    ])  # fmt: skip
+    told = capsys.readouterr().err
+    assert code == 3
+    for text in ("--dropout", "'foo' is no term", "--validation", "nowhere.tsv"):
+        assert text in told
+    assert not (tmp_path / "model").exists()
+
+
+def test_train_by_the_reference_schedule(inputs, tmp_path):
+    code = main([
+        "train", "--input", *inputs, "--output", str(tmp_path / "model"), *QUICK,
+        "--schedule", "reference", "--batch-size", "5",
+    ])  # fmt: skip
+    assert code == 0
+    options = open_bundle(tmp_path / "model").config["provenance"]["options"]
+    assert options["loss"].startswith("correye+enceye.w10+neidist")
+    assert options["learning_rate"] == 1e-4
+    assert options["output_dropout"] == 0.5

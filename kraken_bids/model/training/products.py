@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: MIT
+"""Inner products between predicted and true rows: all that the losses look at.
+
+Correlations and distances between the participants of a batch follow from a few small arrays of
+inner products. Whoever computes these once, for all pairs of flavors in one batched product, has
+every loss from arrays of (participants, participants) values, never from the predictions again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Rows whose variance is less than this share of their mean square are constant, pairs closer
+#: than this share of their squared lengths the same: float32 cannot tell.
+NOTHING = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows x that others are held against, as directions, lengths and means.
+
+    Parameters
+    ----------
+    augmented
+        (..., n + 1, n_values): each row less its mean, of length 1 (zeros if it is constant), and
+        below them a row of ones, zeros where rows are padded.
+    norm, mean, square
+        (..., n): length of each row less its mean, its mean, and its sum of squares.
+    n_values
+        (..., 1) values of a row, padding not counted.
+    """
+
+    augmented: Tensor
+    norm: Tensor
+    mean: Tensor
+    square: Tensor
+    n_values: Tensor
+
+    @classmethod
+    def make(cls, values: Tensor, n_values: Tensor) -> Rows:
+        """Prepare (..., n, width) values, padded with zeros, of (...) true values a row."""
+        ones = (torch.arange(values.shape[-1], device=values.device) < n_values[..., None]).to(
+            values.dtype
+        )[..., None, :]
+        n_values = n_values[..., None]
+        mean, square = values.sum(-1) / n_values, values.square().sum(-1)
+        variation = square - n_values * mean.square()
+        norm = variation.clamp_min(0).sqrt() * (variation > NOTHING * square)
+        centred = values - mean[..., None] * ones
+        scale = torch.where(norm > 0, norm, torch.inf)[..., None]
+        augmented = torch.cat([centred / scale, ones], dim=-2)
+        return cls(augmented, norm, mean, square, n_values)
+
+    def select(self, places: Tensor) -> Rows:
+        """Take some of the first axis, in this order, also more than once."""
+        return Rows(
+            self.augmented[places],
+            self.norm[places],
+            self.mean[places],
+            self.square[places],
+            self.n_values[places],
+        )
+
+    def values(self) -> Tensor:
+        """(..., n, width) values as they were."""
+        ones = self.augmented[..., -1:, :]
+        units = self.augmented[..., :-1, :]
+        return units * self.norm[..., None] + self.mean[..., None] * ones
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """Inner products between rows x (true, or latents) and y (predicted, or latents).
+
+    Parameters
+    ----------
+    along
+        (..., n of y, n of x): y times the direction of x.
+    y_square, y_total
+        (..., n): sums of squares and sums of the rows y.
+    x_norm, x_mean, x_square
+        (..., n), see `Rows`.
+    n_values
+        (..., 1).
+    predicted, true
+        (..., n, n_values) y and x themselves; None where no loss asks for them.
+    same
+        Whether y are x: each row is then at distance 0 from itself.
+    """
+
+    along: Tensor
+    y_square: Tensor
+    y_total: Tensor
+    x_norm: Tensor
+    x_mean: Tensor
+    x_square: Tensor
+    n_values: Tensor
+    predicted: Tensor | None = None
+    true: Tensor | None = None
+    same: bool = False
+
+    @property
+    def n(self) -> int:
+        """Participants."""
+        return int(self.along.shape[-1])
+
+    def inner(self) -> Tensor:
+        """(..., n of y, n of x) inner products."""
+        across = self.y_total[..., :, None] * self.x_mean[..., None, :]
+        return torch.addcmul(across, self.along, self.x_norm[..., None, :])
+
+    def correlations(self) -> Tensor:
+        """(..., n of y, n of x) Pearson correlations of rows; constant rows correlate 0."""
+        scale = inverse_deviation(self.y_square, self.y_total, self.n_values)
+        return self.along * scale[..., None]
+
+
+def inverse_deviation(square: Tensor, total: Tensor, n_values: Tensor) -> Tensor:
+    """One over the length of rows less their mean; 0, with a gradient of 0, if constant.
+
+    Parameters
+    ----------
+    square, total
+        Sums of squares and sums of rows.
+    n_values
+        Values a row.
+    """
+    variation = square - total.square() / n_values
+    constant = variation <= NOTHING * square.detach()
+    return variation.masked_fill(constant, torch.inf).rsqrt()
+
+
+_IDENTITIES: dict[tuple[int, torch.device], Tensor] = {}
+
+
+def identity(n: int, device: torch.device) -> Tensor:
+    """(n, n) identity matrix, made once a size and device; not to be written to."""
+    key = (n, device)
+    if key not in _IDENTITIES:
+        _IDENTITIES[key] = torch.eye(n, device=device)
+    return _IDENTITIES[key]
+
+
+def latent_products(latents: Tensor, target: Tensor | None = None) -> Products:
+    """Products of latents with themselves, or with latents that they are to become.
+
+    Parameters
+    ----------
+    latents, target
+        (..., n, latent_size).
+
+    Returns
+    -------
+    Products
+        Gradients flow to the latents as y only. Of a term that treats x and y alike the gradient
+        by the latents as both is twice that.
+    """
+    rows = latent_rows(latents if target is None else target)
+    along, square = RowProducts.apply(latents, rows.augmented)
+    return arranged_latents(along, square, rows, same=target is None)
+
+
+def latent_rows(latents: Tensor) -> Rows:
+    """Prepare latents, (..., n, latent_size), as rows to hold others against."""
+    with torch.no_grad():
+        size = latents.shape[-1]
+        mean = latents.mean(-1, keepdim=True)
+        centred = latents - mean
+        norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
+        mean_square = mean.square()
+        square = torch.addcmul(mean_square * size, norm, norm)
+        norm.masked_fill_(norm.square() <= NOTHING * square, 0)
+        units = centred.div_(norm.masked_fill(norm == 0, torch.inf))
+        augmented = torch.cat([units, torch.ones_like(units[..., :1, :])], dim=-2)
+        n_values = torch.full_like(mean[..., 0, :], size)
+    return Rows(augmented, norm[..., 0], mean[..., 0], square[..., 0], n_values)
+
+
+def arranged_latents(along: Tensor, square: Tensor, rows: Rows, *, same: bool) -> Products:
+    """Give products of latents their names."""
+    return Products(
+        along[..., :-1], square, along[..., -1], rows.norm, rows.mean, rows.square, rows.n_values,
+        same=same,
+    )  # fmt: skip
+
+
+def predicted_products(predicted: Tensor, rows: Rows, *, keep: bool = False) -> Products:
+    """Products of predictions with the truth.
+
+    Parameters
+    ----------
+    predicted
+        (n_targets, n_sources · n, n_features), padded with zeros: of each source all participants
+        of the batch.
+    rows
+        The truth, (n_targets, n, n_features).
+    keep
+        Whether a loss asks for the predictions themselves.
+
+    Returns
+    -------
+    Products
+        Leading axes (n_targets, n_sources).
+    """
+    along, square = RowProducts.apply(predicted, rows.augmented)
+    return arranged(along, square, rows, predicted if keep else None)
+
+
+def linear_products(latents: Tensor, weight: Tensor, bias: Tensor, rows: Rows) -> Products:
+    """Products of linear predictions with the truth, without making the predictions.
+
+    Parameters
+    ----------
+    latents
+        (1 or n_targets, n_sources · n, latent_size).
+    weight, bias
+        (n_targets, latent_size, n_features) and (n_targets, 1, n_features).
+    rows
+        The truth.
+
+    Notes
+    -----
+    With ``y = z D + b``, ``y · x = z (D x) + b · x`` and ``|y|² = z D Dᵀ z + 2 z D b + |b|²``:
+    arrays of the latent's size instead of the features', which pays for many sources.
+    """
+    along, square = LinearProducts.apply(latents, weight, bias, rows.augmented)
+    return arranged(along, square, rows, None)
+
+
+def arranged(along: Tensor, square: Tensor, rows: Rows, predicted: Tensor | None) -> Products:
+    """Give products of predictions their names and their axes of targets and sources."""
+    n_targets, n = rows.square.shape
+    along = along.view(n_targets, -1, n, n + 1)
+    shape = along.shape[:3]
+    kept = None if predicted is None else predicted.view(*shape, -1)
+    return Products(
+        along=along[..., :n],
+        y_square=square.view(shape),
+        y_total=along[..., n],
+        x_norm=rows.norm[:, None],
+        x_mean=rows.mean[:, None],
+        x_square=rows.square[:, None],
+        n_values=rows.n_values[:, None],
+        predicted=kept,
+        true=None if predicted is None else rows.values()[:, None],
+    )
+
+
+class RowProducts(torch.autograd.Function):
+    """(..., n, width) rows y times (..., m, width) constant rows, and their sums of squares."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, augmented: Tensor) -> tuple[Tensor, Tensor]:
+        """Give (..., n, m) and (..., n)."""
+        ctx.save_for_backward(y, augmented)
+        return y @ augmented.mT, y.square().sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Pass over the rows once."""
+        y, augmented = ctx.saved_tensors
+        gradient = gradients[0] @ augmented
+        return gradient.addcmul_(y, gradients[1][..., None], value=2), None
+
+
+def linear_forward(
+    z: Tensor, weight: Tensor, bias: Tensor, augmented: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Give products (n_targets, rows, n + 1) and squares (n_targets, rows), and two to keep."""
+    wide = z.expand(len(weight), -1, -1)
+    onto = weight @ augmented.mT
+    along = torch.baddbmm(bias @ augmented.mT, wide, onto)
+    half = torch.baddbmm(bias @ weight.mT, wide, weight @ weight.mT)  # z D Dᵀ + b Dᵀ
+    # |y|² = (z D Dᵀ + b Dᵀ) · z + z · D b + |b|²
+    cross = (wide @ (weight @ bias.mT)).squeeze(-1)
+    square = torch.linalg.vecdot(half, wide).add_(cross).add_(bias.square().sum(-1))
+    return along, square, onto, half
+
+
+def linear_backward(
+    saved: Sequence[Tensor], d_along: Tensor, d_square: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give gradients by z, weight and bias.
+
+    Parameters
+    ----------
+    saved
+        z, weight, bias, augmented, and the two that `linear_forward` gave to keep.
+    d_along, d_square
+        Gradients by the products and the squares.
+    """
+    z, weight, bias, augmented, onto, half = saved
+    d_square = 2 * d_square[..., None]
+    wide = z.expand(len(weight), -1, -1)
+    d_z = (d_along @ onto.mT).addcmul_(half, d_square)
+    scaled = wide * d_square
+    d_weight = (wide.mT @ d_along) @ augmented
+    d_weight.baddbmm_(wide.mT @ scaled, weight)
+    d_cross = scaled.sum(1, keepdim=True)
+    d_weight.baddbmm_(d_cross.mT, bias)
+    d_bias = d_along.sum(1, keepdim=True) @ augmented + d_cross @ weight
+    d_bias.addcmul_(d_square.sum(1, keepdim=True), bias)
+    return (d_z.sum(0, keepdim=True) if len(z) < len(weight) else d_z), d_weight, d_bias
+
+
+class LinearProducts(torch.autograd.Function):
+    """See `linear_products`; its products of weights are shared by value and gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, weight: Tensor, bias: Tensor, augmented: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Give products and squares."""
+        along, square, onto, half = linear_forward(z, weight, bias, augmented)
+        ctx.save_for_backward(z, weight, bias, augmented, onto, half)
+        return along, square
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Give gradients by z, weight and bias."""
+        return *linear_backward(ctx.saved_tensors, *gradients), None

@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: MIT
+"""An epoch of training: in which order batches and pairs of flavors meet the optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .coders import Adam, Coders, Dropout
+from .losses import Loss
+from .network import Network
+from .plain import Shares, Step, plain_step
+from .products import Rows
+
+#: Streams of random numbers that follow from seed and epoch.
+_DROPOUT, _ORDER, _SIMILARITY = 1, 2, 3
+
+
+@dataclass(frozen=True, eq=False)
+class EpochLoss:
+    """Mean losses of an epoch.
+
+    Parameters
+    ----------
+    output
+        (n_sources, n_targets) terms of predictions.
+    latent
+        (n_sources,) terms of latents.
+    between
+        Term between latents of flavors, of all of them.
+    """
+
+    output: Tensor
+    latent: Tensor
+    between: float
+
+    @property
+    def mean(self) -> float:
+        """Loss of the mean pair, without what lies between latents."""
+        return float(self.output.mean() + self.latent.mean())
+
+
+def joint_epoch(network: Network, features: Tensor, loss: Loss, epoch: int) -> EpochLoss:
+    """Train all pairs of flavors at once, batch by batch.
+
+    Parameters
+    ----------
+    network
+        Changed in place.
+    features
+        (n_flavors, n, n_features) of the training participants, padded with zeros.
+    loss
+        Its terms between latents are the mean over all pairs of flavors, in every step.
+    epoch
+        Number, from 0.
+
+    Notes
+    -----
+    Each flavor is encoded once, each latent decoded to all flavors in one batched product, and the
+    loss is the mean over pairs. Batches differ by one participant at most, so that none is left
+    out. The learning rate falls along half a cosine.
+    """
+    options, n = network.options, features.shape[1]
+    dropout = Dropout((options.seed, epoch, _DROPOUT), features.device)
+    n_batches = -(-n // options.batch_size)
+    order = _shuffle(n, options.seed + epoch).to(features.device)
+    shuffled = features[:, order]
+    adam = Adam(network.parts, options.weight_decay)
+    totals = _Totals(len(network.names), features.device)
+    step = _plain_joint if network.is_plain and loss.is_closed else _joint
+    for number, part in enumerate(torch.tensor_split(shuffled, n_batches, dim=1)):
+        batch = Rows.make(part, network.n_features)
+        found = step(network, part, batch, loss, dropout)
+        done = (epoch * n_batches + number) / (options.epochs * n_batches)
+        rate = options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        adam.step(found.gradients, rate)
+        totals.output += found.output.T
+        totals.latent += found.latent
+        totals.between += found.between
+    return totals.mean(n_batches)
+
+
+def _joint(network: Network, x: Tensor, batch: Rows, loss: Loss, dropout: Dropout) -> Step:
+    """A step of all pairs, whatever the layers and the loss."""
+    options, n = network.options, x.shape[1]
+    leaves = [leaf for part in network.parts for leaf in part.leaves()]
+    drawn = network.encoders.draw(dropout, n, options.dropout, options.dropout)
+    latents = network.encode(network.encoders, x, drawn)
+    crossed = network.cross(latents, dropout)
+    drawn = network.decoders.draw(
+        dropout, n * len(x), options.dropout, options.output_dropout or 0.0
+    )
+    output = loss.output(network.predict(network.decoders, crossed, batch, loss, drawn))
+    latent = loss.latent(latents)
+    between = loss.between(options.latent_size) * _spread(network, latents, crossed)
+    total = output.mean() + latent.mean() + between
+    gradients = torch.autograd.grad(total, leaves)
+    return Step(gradients, output.detach(), latent.detach(), between.detach())
+
+
+def _plain_joint(network: Network, x: Tensor, batch: Rows, loss: Loss, dropout: Dropout) -> Step:
+    """The same step of a linear model."""
+    options, n_flavors, n = network.options, len(x), x.shape[1]
+    (first,) = network.encoders.draw(dropout, n, options.dropout, options.dropout)
+    (last,) = network.decoders.draw(
+        dropout, n * n_flavors, options.dropout, options.output_dropout or 0.0
+    )
+    n_pairs = max(n_flavors * (n_flavors - 1), 1)
+    between = loss.between(options.latent_size) / (n * options.latent_size * n_pairs)
+    return plain_step(
+        x, batch, (network.encoders, network.decoders), loss, (first, last),
+        shares=Shares(1 / n_flavors**2, 1 / n_flavors, between),
+        is_joint=True, normalize=options.normalize,
+    )  # fmt: skip
+
+
+def _spread(network: Network, latents: Tensor, crossed: Tensor) -> Tensor:
+    """Mean squared difference, over values, between the latents of all pairs of flavors.
+
+    With F flavors, ``Σ_{i≠k} |z_i - z_k|² = 2 F Σ_i |z_i|² - 2 |Σ_i z_i|²``; where groups have
+    spaces of their own, ``|z_i - T(z_k)|²`` in the space of i.
+    """
+    n_flavors = len(latents)
+    n_pairs = max(n_flavors * (n_flavors - 1), 1)
+    if network.crossings is None:
+        squares = n_flavors * latents.square().sum() - latents.sum(dim=0).square().sum()
+        return 2 * squares / (latents[0].numel() * n_pairs)
+    moved = crossed.view(n_flavors, *latents.shape)
+    return (moved - latents[:, None]).square().sum() / (latents[0].numel() * n_pairs)
+
+
+def reference_epoch(network: Network, features: Tensor, loss: Loss, epoch: int) -> EpochLoss:
+    """Train one ordered pair of flavors after the other, as the published program does.
+
+    Parameters
+    ----------
+    network, features, epoch
+        As for `joint_epoch`.
+    loss
+        Its terms between latents: ``Σ_i 2 Σ_{k<i} mean((z_i - t_k)²)``, t latents without dropout
+        and without gradient, in one step behind all pairs.
+
+    Notes
+    -----
+    Pairs come in a random order; all of them see the batches of an epoch in one order, and the
+    rest that fills no batch is left out. AdamW neither moves nor counts a step for coders that a
+    step does not use. Two pairs that share no coder do not see each other: such pairs are trained
+    side by side, in rounds that keep the order of any two that do share one, hence with the
+    same result as one after the other.
+    """
+    options = network.options
+    n_flavors, n, _ = features.shape
+    size = options.batch_size
+    order = _shuffle(n, options.seed + epoch)[: n // size * size].to(features.device)
+    shuffled = features[:, order]
+    values = shuffled.view(n_flavors, -1, size, shuffled.shape[-1])
+    n_batches = values.shape[1]
+    counts = network.n_features[:, None].expand(-1, n_batches)
+    batches = Batches(values, Rows.make(values, counts))
+    dropout = Dropout((options.seed, epoch, _DROPOUT), features.device)
+    totals = _Totals(n_flavors, features.device)
+    rng = np.random.default_rng([options.seed, epoch, _ORDER])
+    pairs = [divmod(int(place), n_flavors) for place in rng.permutation(n_flavors**2)]
+    for pairs_of_round in rounds(pairs, network.way):
+        _train_round(network, pairs_of_round, batches, loss, dropout, totals)
+    weight = loss.between(options.latent_size)
+    if weight and n_flavors > 1:
+        drops = Dropout((options.seed, epoch, _SIMILARITY), features.device)
+        totals.between += weight * _similarity_step(network, features, weight, drops)
+    return totals.mean(n_batches, between=1)
+
+
+def rounds(
+    pairs: Sequence[tuple[int, int]], way: Callable[[int, int], int] = lambda _i, _j: -1
+) -> list[list[tuple[int, int]]]:
+    """Group pairs of flavors so that those of a group share no coder.
+
+    Parameters
+    ----------
+    pairs
+        (source, target), in the order in which they are to be trained.
+    way
+        Number of the transform between groups that a pair uses, -1 for none.
+
+    Returns
+    -------
+    list
+        Rounds; a pair comes behind all earlier pairs with which it shares an encoder, a decoder
+        or a transform.
+    """
+    last: dict[tuple[str, int], int] = {}
+    found: list[list[tuple[int, int]]] = []
+    for source, target in pairs:
+        used = [("encoder", source), ("decoder", target)]
+        if way(source, target) >= 0:
+            used.append(("transform", way(source, target)))
+        number = 1 + max(last.get(key, -1) for key in used)
+        if number == len(found):
+            found.append([])
+        found[number].append((source, target))
+        last.update(dict.fromkeys(used, number))
+    return found
+
+
+def _train_round(
+    network: Network,
+    pairs: Sequence[tuple[int, int]],
+    batches: Batches,
+    loss: Loss,
+    dropout: Dropout,
+    totals: _Totals,
+) -> None:
+    """Train pairs that share nothing on all batches, side by side."""
+    options, device = network.options, batches.values.device
+    sources, targets = torch.tensor(pairs, device=device).T
+    batches = Batches(batches.values[sources], batches.rows.select(targets))
+    encoders, decoders = network.encoders.take(sources), network.decoders.take(targets)
+    ways = [(row, network.way(*pair)) for row, pair in enumerate(pairs)]
+    crossing = [(row, number) for row, number in ways if number >= 0]
+    parts, crossed = [encoders, decoders], None
+    if network.crossings is not None and crossing:
+        rows, numbers = torch.tensor(crossing, device=device).T
+        crossed = _Crossed(network.crossings.take(numbers), rows)
+        parts.append(crossed.coders)
+    adam = Adam(parts, options.weight_decay)
+    is_plain = network.is_plain and loss.is_closed
+    n = batches.values.shape[2]
+    for number in range(batches.values.shape[1]):
+        x, truth = batches.part(number)
+        drawn = (
+            encoders.draw(dropout, n, options.dropout, options.dropout),
+            decoders.draw(dropout, n, options.dropout, options.output_dropout or 0.0),
+        )
+        if is_plain:
+            found = plain_step(
+                x, truth, (encoders, decoders), loss, (drawn[0][0], drawn[1][0]),
+                shares=Shares(), is_joint=False, normalize=options.normalize,
+            )  # fmt: skip
+        else:
+            found = _pairs(
+                network, (encoders, decoders), crossed, (x, truth), loss, drawn, dropout
+            )
+        adam.step(found.gradients, options.learning_rate)
+        totals.output[sources, targets] += found.output[:, 0]
+        totals.latent[sources] += found.latent / len(totals.latent)
+    network.encoders.put(sources, encoders)
+    network.decoders.put(targets, decoders)
+    if network.crossings is not None and crossed is not None:
+        network.crossings.put(numbers, crossed.coders)
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """All batches of an epoch.
+
+    Parameters
+    ----------
+    values
+        (n_flavors, n_batches, n, n_features).
+    rows
+        The same, prepared.
+    """
+
+    values: Tensor
+    rows: Rows
+
+    def part(self, number: int) -> tuple[Tensor, Rows]:
+        """One batch of all flavors."""
+        rows = self.rows
+        return self.values[:, number], Rows(
+            rows.augmented[:, number],
+            rows.norm[:, number],
+            rows.mean[:, number],
+            rows.square[:, number],
+            rows.n_values[:, number],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Crossed:
+    """Transforms between groups of a round, and the places of the pairs that use them."""
+
+    coders: Coders
+    places: Tensor
+
+
+def _pairs(
+    network: Network,
+    coders: tuple[Coders, Coders],
+    crossed: _Crossed | None,
+    batch: tuple[Tensor, Rows],
+    loss: Loss,
+    drawn: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+    dropout: Dropout,
+) -> Step:
+    """A step of some pairs, whatever the layers and the loss."""
+    leaves = [*coders[0].leaves(), *coders[1].leaves()]
+    latents = network.encode(coders[0], batch[0], drawn[0])
+    given = latents
+    if crossed is not None:
+        leaves += crossed.coders.leaves()
+        factors = crossed.coders.draw(dropout, latents.shape[1], 0, network.options.dropout)
+        moved = network.unit(crossed.coders.forward(latents[crossed.places], factors))
+        given = latents.index_copy(0, crossed.places, moved)
+    output = loss.output(network.predict(coders[1], given, batch[1], loss, drawn[1]))
+    latent = loss.latent(latents)
+    gradients = torch.autograd.grad(output.sum() + latent.sum(), leaves)
+    return Step(gradients, output.detach(), latent.detach(), latent.new_zeros(()))
+
+
+def _similarity_step(
+    network: Network, features: Tensor, weight: float, dropout: Dropout
+) -> Tensor:
+    """Pull each flavor's latents towards those of the flavors before it, in one step.
+
+    With separate spaces of groups, towards those of all others, transformed into its own.
+    """
+    options, n = network.options, features.shape[1]
+    with torch.no_grad():
+        targets = network.encode(network.encoders, features)
+        if network.crossings is None:
+            first = 1
+            counts = torch.arange(1.0, len(targets), device=features.device)[:, None, None]
+            sums = targets.cumsum(0)[:-1]
+            squares = targets.square().sum().mul(0) + targets.square().sum((1, 2)).cumsum(0)[:-1]
+            factor = 2.0
+        else:
+            first = 0
+            moved = network.cross(targets).view(len(targets), *targets.shape)
+            own = torch.eye(len(targets), device=features.device)[..., None, None]
+            moved = moved * (1 - own)
+            counts = torch.full((len(targets), 1, 1), len(targets) - 1.0, device=features.device)
+            sums, squares, factor = moved.sum(1), moved.square().sum((1, 2, 3)), 1.0
+    rows = torch.arange(first, len(targets), device=features.device)
+    encoders: Coders = network.encoders.take(rows)
+    leaves = encoders.leaves()
+    adam = Adam([encoders], options.weight_decay)
+    drawn = encoders.draw(dropout, n, options.dropout, options.dropout)
+    latents = network.encode(encoders, features[first:], drawn)
+    # Σ_k |z_i - t_k|² from the number, the sum and the squares of the t_k
+    apart = (counts * latents.square() - 2 * latents * sums).sum() + squares.sum()
+    value = factor * apart / targets[0].numel()
+    adam.step(torch.autograd.grad(weight * value, leaves), options.learning_rate)
+    network.encoders.put(rows, encoders)
+    return value.detach()
+
+
+def _shuffle(n: int, seed: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
+class _Totals:
+    """Sums of losses over batches, kept on the device."""
+
+    def __init__(self, n_flavors: int, device: torch.device) -> None:
+        self.output = torch.zeros(n_flavors, n_flavors, device=device)
+        self.latent = torch.zeros(n_flavors, device=device)
+        self.between = torch.zeros((), device=device)
+
+    def mean(self, n_batches: int, *, between: int = 0) -> EpochLoss:
+        return EpochLoss(
+            self.output.cpu() / n_batches,
+            self.latent.cpu() / n_batches,
+            float(self.between) / (between or n_batches),
+        )
+
+
+#: How each schedule trains an epoch.
+EPOCHS: dict[str, Callable[[Network, Tensor, Loss, int], EpochLoss]] = {
+    "joint": joint_epoch,
+    "reference": reference_epoch,
+}

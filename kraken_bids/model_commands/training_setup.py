@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: MIT
+"""What ``kraken-model train`` reads: connectomes, families, splits and transforms."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..atlases import atlas_names, load_atlas
+from ..errors import InputError, KrakenBIDSError, UsageError
+from .options import ProblemList
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..formats.inputs import FlavorInput
+    from ..model.training.splits import Split
+    from ..model.transforms import Transform
+
+_log = logging.getLogger(__name__)
+
+#: How files of splits may spell the parts.
+_SPELLINGS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What the small files say, read before any connectome is.
+
+    Parameters
+    ----------
+    families
+        Family by participant (without ``sub-``); those without are singles. None if not asked.
+    parts
+        Part of a split by participant; None if the split is to be drawn.
+    transforms
+        By flavor.
+    """
+
+    families: Mapping[str, str] | None
+    parts: Mapping[str, str] | None
+    transforms: Mapping[str, Transform]
+
+
+def read_tables(arguments: argparse.Namespace, problems: ProblemList) -> Tables:
+    """Read families, split and transforms; what is wrong with any is added to `problems`."""
+    from ..model.transform_files import read_transforms
+
+    families = parts = None
+    transforms: Mapping[str, Transform] = {}
+    if arguments.group_column:
+        with problems.gathering():
+            families = _read_column("--group-column", arguments.group_column)
+    if arguments.split:
+        with problems.gathering():
+            parts = _read_parts(arguments)
+    with problems.gathering():
+        transforms = read_transforms(arguments.transforms)
+    for option, share in (("--validation", arguments.validation), ("--test", arguments.test)):
+        if not 0 <= share < 1:
+            problems.add([
+                UsageError(f"{share} is no share", where=option, fix="Give 0 or more, below 1.")
+            ])
+    return Tables(families, parts, transforms)
+
+
+def _read_column(option: str, text: str) -> Mapping[str, str]:
+    """Read ``FILE:COLUMN``, value by participant."""
+    from ..bids.cohort import read_sites
+
+    file, colon, column = text.rpartition(":")
+    if not (file and colon and column):
+        raise UsageError(f"'{text}' is not FILE:COLUMN", where=option, fix="Write it so.")
+    if not Path(file).is_file():
+        raise InputError("does not exist", where=f"{option} {file}", fix="Give a table's path.")
+    return read_sites(column, Path(file))
+
+
+def _read_parts(arguments: argparse.Namespace) -> Mapping[str, str]:
+    """Read a file of a split."""
+    if arguments.validation or arguments.test or arguments.group_column:
+        raise UsageError(
+            "a split is given, and another one is to be drawn",
+            where="--split",
+            fix="Leave out --validation, --test and --group-column, or --split.",
+        )
+    table = _read_column("--split", f"{arguments.split}:split")
+    wrong = sorted(set(table.values()) - set(_SPELLINGS))
+    if wrong:
+        raise InputError(
+            f"column 'split' holds '{wrong[0]}'",
+            where=str(arguments.split),
+            fix="Write train, validation or test; participants without are left out.",
+        )
+    return {name: _SPELLINGS[value] for name, value in table.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Participants with all flavors.
+
+    Parameters
+    ----------
+    participants
+        Ids without ``sub-``.
+    connectomes
+        (n, n_edges), float32, by flavor.
+    """
+
+    participants: tuple[str, ...]
+    connectomes: Mapping[str, NDArray[np.float32]]
+
+
+def read_cohort(texts: Sequence[str]) -> Cohort:
+    """Read all flavors, of any atlas; keep the participants that have all edges of all.
+
+    Raises
+    ------
+    InputError
+        If nobody has.
+    """
+    import numpy as np
+
+    from ..formats.reading.checks import name_some
+    from ..formats.reading.matching import match_inputs
+    from ..formats.reading.opening import open_inputs, raise_all
+
+    inputs = open_inputs(list(texts), {}, latent_size=0)
+    raise_all([problem for found in inputs.values() if (problem := _check_atlas(found))])
+    matched = match_inputs(inputs)
+    n = len(matched.participants)
+    rows = {name: matched.read(name, 0, n) for name in matched.inputs}
+    for name, values in rows.items():
+        partly = np.isnan(values).any(axis=1) & ~np.isnan(values).all(axis=1)
+        if partly.any():
+            who = [matched.participants[row] for row in np.flatnonzero(partly).tolist()]
+            _log.warning("%s: participants %s lack single edges", name, name_some(who))
+    complete = np.all([~np.isnan(values).any(axis=1) for values in rows.values()], axis=0)
+    if not complete.any():
+        raise InputError(
+            f"none of {n} participants has all edges of all {len(rows)} flavors",
+            where="--input",
+            fix="Look at the ids in the files: are they written alike? Are regions missing?",
+        )
+    if not complete.all():
+        _log.warning(
+            "%d of %d participants are left out: they lack a flavor or edges",
+            np.count_nonzero(~complete),
+            n,
+        )
+    return Cohort(
+        tuple(matched.participants[row] for row in np.flatnonzero(complete).tolist()),
+        {name: values[complete] for name, values in rows.items()},
+    )
+
+
+def _check_atlas(found: FlavorInput) -> KrakenBIDSError | None:
+    """Hold an input against the atlas that its flavor names, if that is known."""
+    from ..connectome.edges import n_regions
+
+    atlas, size = found.name.split("_")[1], n_regions(found.n_columns)
+    if atlas in atlas_names():
+        expected = load_atlas(atlas).n_regions
+        if size == expected:
+            return None
+        return InputError(
+            f"holds {size} regions, atlas '{atlas}' has {expected}",
+            where=f"{found.name} in {found.where}",
+            fix="Name the atlas that these connectomes were made with.",
+        )
+    alike = [name for name in atlas_names() if sorted(name) == sorted(atlas)]
+    if alike and load_atlas(alike[0]).n_regions == size:
+        return UsageError(
+            f"atlas '{atlas}' is unknown",
+            where=f"--input {found.name}={found.where}",
+            fix=f"Did you mean '{alike[0]}', which has {size} regions, too?",
+        )
+    _log.info("%s: atlas '%s' with %d regions", found.name, atlas, size)
+    return None
+
+
+def make_split(
+    cohort: Cohort, tables: Tables, *, validation: float, test: float, seed: int
+) -> tuple[Cohort, Split]:
+    """Split a cohort, as a file says or by lot; those whom a file leaves out are left out.
+
+    Parameters
+    ----------
+    cohort
+        All participants.
+    tables
+        Families and, if there is a file, parts.
+    validation, test
+        Shares; validation is a share of those who are not for the test.
+    seed
+        Of the lot.
+
+    Raises
+    ------
+    InputError
+        If the file names nobody for training.
+    """
+    import numpy as np
+
+    from ..model.training.splits import PARTS, Split, draw_split
+
+    ids = cohort.participants
+    if tables.parts is None:
+        families = tables.families
+        groups = None
+        if families is not None:
+            groups = [families.get(name, f"\0{name}") for name in ids]
+            n_families = len(set(groups))
+            _log.info("%d participants of %d families, which stay together", len(ids), n_families)
+        return cohort, draw_split(
+            len(ids), validation=validation, test=test, groups=groups, seed=seed
+        )
+    parts = tables.parts
+    kept = [row for row, name in enumerate(ids) if name in parts]
+    if len(kept) < len(ids):
+        _log.warning("%d participants are in no part of the split", len(ids) - len(kept))
+    absent = len(parts) - len(kept)
+    if absent:
+        _log.warning("%d participants of the split are not in all inputs", absent)
+    labels = [parts[ids[row]] for row in kept]
+    rows = {part: np.flatnonzero([label == part for label in labels]) for part in PARTS}
+    if not rows["train"].size:
+        raise InputError(
+            "the split has no participant of the inputs for training",
+            where="--split",
+            fix="Look at the ids in its table: are they written as in the inputs?",
+        )
+    chosen = Cohort(
+        tuple(ids[row] for row in kept),
+        {name: values[kept] for name, values in cohort.connectomes.items()},
+    )
+    return chosen, Split(rows["train"], rows["validation"], rows["test"])
