@@ -9,7 +9,8 @@ tissues' Gram matrices, from which their principal components follow exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,13 @@ from scipy import sparse
 
 from ..errors import InputError
 
-#: Voxels a block of the Gram product: 4096 x 1200 volumes x 4 bytes stay within 20 MB.
-GRAM_BLOCK = 4096
+#: Volumes that are worked on together, and voxels of a tile: together 0.6 MB in double precision,
+#: which a core's cache holds. Volume by volume and voxel by voxel, memory would set the pace.
+BLOCK_VOLUMES = 16
+TILE_VOXELS = 4096
+
+#: Voxels a block of the Gram product: 1024 x 1200 volumes are 10 MB in double precision.
+GRAM_BLOCK = 1024
 
 #: A variance below this share of the squared mean is rounding: the voxel is constant.
 CONSTANT_VARIANCE = 1e-12
@@ -90,43 +96,38 @@ def partition(
     tissues = dict(tissues or {})
     if not mask.any():
         raise InputError("the brain mask is empty", fix="Look at the mask; preprocess again.")
-    columns = [np.ravel(mask, order="F").astype(np.int64)]
+    columns: list[NDArray] = [np.ravel(mask, order="F")]
     for atlas, image in labels.items():
         columns.append(_checked_labels(image, atlas=atlas, n_regions=n_regions[atlas]))
-    columns += [np.ravel(tissue, order="F").astype(np.int64) for tissue in tissues.values()]
-    used = np.flatnonzero(np.any(columns, axis=0))
-    table = np.stack([column[used] for column in columns], axis=1)
+    columns += [np.ravel(tissue, order="F") for tissue in tissues.values()]
+    used = np.flatnonzero(np.logical_or.reduce([column != 0 for column in columns]))
     # The mask is the first key, inverted, so that its voxels come first.
-    table[:, 0] = 1 - table[:, 0]
-    cell_labels, cell_of_voxel, sizes = _unique_rows(table)
-    order = np.argsort(cell_of_voxel, kind="stable")
-    n_mask = int(np.count_nonzero(table[:, 0] == 0))
-    sizes_of_atlases = {atlas: n_regions[atlas] for atlas in labels}
-    rank = np.empty(len(used), dtype=np.intp)
-    rank[order] = np.arange(len(used))
-    offset = 1 + len(labels)
+    table = [columns[0][used] == 0, *(column[used] for column in columns[1:])]
+    order, starts = _sort_rows(table)
+    table = [column[order] for column in table]
+    sizes = {atlas: n_regions[atlas] for atlas in labels}
+    of_tissue = dict(zip(tissues, table[1 + len(labels) :], strict=True))
     return Cells(
         voxels=used[order],
-        starts=np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp),
-        membership=_membership(cell_labels, [*sizes_of_atlases.values(), *[1] * len(tissues)]),
-        atlases=_slices(sizes_of_atlases),
-        masks={
-            name: sum(sizes_of_atlases.values()) + index
-            for index, name in enumerate([*tissues, "brain"])
-        },
-        n_mask=n_mask,
+        starts=starts,
+        membership=_membership(
+            [column[starts] for column in table], [*sizes.values(), *[1] * len(tissues)]
+        ),
+        atlases=_slices(sizes),
+        masks={name: sum(sizes.values()) + i for i, name in enumerate([*tissues, "brain"])},
+        n_mask=int(np.count_nonzero(table[0] == 0)),
         tissues={
-            name: np.sort(rank[table[:, offset + index] > 0])
-            for index, name in enumerate(tissues)
+            name: np.flatnonzero(column)
+            for name, column in of_tissue.items()
             if name in set(components_of)
         },
     )
 
 
-def _checked_labels(image: NDArray, *, atlas: str, n_regions: int) -> NDArray[np.int64]:
+def _checked_labels(image: NDArray, *, atlas: str, n_regions: int) -> NDArray[np.integer]:
     """Labels of an atlas as whole numbers in Fortran order."""
     flat = np.ravel(image, order="F")
-    whole = flat.astype(np.int64)
+    whole = flat if flat.dtype.kind in "iu" else flat.astype(np.int64)
     if not np.array_equal(whole, flat) or whole.min() < 0 or whole.max() > n_regions:
         raise InputError(
             f"the label image of {atlas} holds values from {flat.min():g} to {flat.max():g}; "
@@ -137,32 +138,28 @@ def _checked_labels(image: NDArray, *, atlas: str, n_regions: int) -> NDArray[np
     return whole
 
 
-def _unique_rows(
-    table: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.intp], NDArray[np.intp]]:
-    """Unique rows, the row of each entry and how often each occurs, by one number a row."""
-    spans = table.max(axis=0) + 1
-    key = np.zeros(len(table), dtype=np.int64)
-    for column, span in zip(table.T, spans, strict=True):
-        key = key * span + column
-    _, first, inverse, sizes = np.unique(
-        key, return_index=True, return_inverse=True, return_counts=True
-    )
-    return table[first], inverse, sizes
+def _sort_rows(table: Sequence[NDArray]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Order that puts equal rows together, and where each kind of row begins in it."""
+    key = np.zeros(len(table[0]), dtype=np.int64)
+    for column in table:
+        key = key * (int(column.max()) + 1) + column
+    order = np.argsort(key, kind="stable")
+    in_order = key[order]
+    return order, np.flatnonzero(np.append(True, in_order[1:] != in_order[:-1]))
 
 
-def _membership(cell_labels: NDArray[np.int64], sizes: list[int]) -> sparse.csr_array:
+def _membership(cell_labels: Sequence[NDArray], sizes: Sequence[int]) -> sparse.csr_array:
     """Which cells make up each region and tissue and, in the last row, the brain mask."""
     rows, columns = [], []
-    for position, start in enumerate(np.cumsum([0, *sizes[:-1]]), start=1):
-        members = np.flatnonzero(cell_labels[:, position])
-        rows.append(start + cell_labels[members, position] - 1)
+    for labels, start in zip(cell_labels[1:], np.cumsum([0, *sizes]), strict=False):
+        members = np.flatnonzero(labels)
+        rows.append(start + labels[members].astype(np.int64) - 1)
         columns.append(members)
-    in_mask = np.flatnonzero(cell_labels[:, 0] == 0)
+    in_mask = np.flatnonzero(cell_labels[0] == 0)
     rows.append(np.full(len(in_mask), sum(sizes)))
     columns.append(in_mask)
     row, column = np.concatenate(rows), np.concatenate(columns)
-    shape = (sum(sizes) + 1, len(cell_labels))
+    shape = (sum(sizes) + 1, len(cell_labels[0]))
     return sparse.csr_array((np.ones(len(row)), (row, column)), shape=shape)
 
 
@@ -246,59 +243,93 @@ def parcellate(
 
 
 class _Accumulator:
-    """Running sums over the volumes of one run; buffers are made once."""
+    """Running sums over the volumes of one run, a block of volumes at a time."""
 
     def __init__(self, cells: Cells, n_volumes: int, *, slope: float, intercept: float) -> None:
         n_voxels = len(cells.voxels)
         self.cells, self.slope, self.intercept = cells, slope, intercept
-        self.values, self.previous, self.work = (np.zeros(n_voxels) for _ in range(3))
+        self.n_volumes, self.n_done, self.n_waiting = n_volumes, 0, 0
+        self.edges = np.append(np.arange(0, n_voxels, TILE_VOXELS), n_voxels)
+        # A cell ends where a tile does: each piece belongs to the groups of the whole cell.
+        self.starts = np.union1d(cells.starts, self.edges[:-1])
+        whole = np.searchsorted(cells.starts, self.starts, side="right") - 1
+        self.membership = cells.membership[:, whole]
         self.sum, self.sum_of_squares = np.zeros(n_voxels), np.zeros(n_voxels)
         self.is_good = np.zeros(n_voxels, dtype=bool)
         self.undecided = np.arange(n_voxels)
-        self.cell_sums = np.empty(len(cells.starts))
         self.group_sums = np.empty((n_volumes, cells.membership.shape[0]))
-        self.squared_change = np.full(n_volumes, np.nan)
+        self.squared_change = np.zeros(n_volumes)
+        self.cell_sums = np.empty((BLOCK_VOLUMES, len(self.starts)))
+        self.values = np.empty((1 + BLOCK_VOLUMES, TILE_VOXELS))
+        self.change = np.empty((BLOCK_VOLUMES, TILE_VOXELS))
+        self.block: NDArray = np.empty((0, n_voxels))
+        self.tissue_series: dict[str, NDArray] = {}
+
+    def _begin(self, dtype: np.dtype) -> None:
+        """Make room, in the image's type, for a block and the volume before it."""
+        n_voxels = len(self.cells.voxels)
+        self.block = np.empty((1 + BLOCK_VOLUMES, n_voxels), dtype=dtype)
+        kept = dtype if dtype.itemsize < 4 else np.float32  # small whole numbers as they are
         self.tissue_series = {
-            name: np.empty((n_volumes, len(positions)), dtype=np.float32)
-            for name, positions in cells.tissues.items()
+            name: np.empty((self.n_volumes, len(positions)), dtype=kept)
+            for name, positions in self.cells.tissues.items()
         }
 
     def add(self, index: int, volume: Volume) -> None:
         """Take in one volume."""
-        self.values, self.previous = self.previous, self.values
-        values = self.values
-        np.copyto(values, volume.take(self.cells.voxels, mode="clip"), casting="unsafe")
-        np.add.reduceat(values, self.cells.starts, out=self.cell_sums)
-        if not np.isfinite(self.cell_sums).all():
+        if not index:
+            self._begin(volume.dtype)
+        self.n_waiting += 1
+        values = self.block[self.n_waiting]
+        volume.take(self.cells.voxels, mode="clip", out=values)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
             np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-            np.add.reduceat(values, self.cells.starts, out=self.cell_sums)
-        self.group_sums[index] = self.cells.membership @ self.cell_sums
-        self.sum += values
-        np.multiply(values, values, out=self.work)
-        self.sum_of_squares += self.work
-        if index:
-            inside = slice(self.cells.n_mask)
-            change = np.subtract(values[inside], self.previous[inside], out=self.work[inside])
-            self.squared_change[index] = change @ change
+        if not index:
+            self.block[0] = values  # nothing changes before the first volume
         self._find_signal(values)
         for name, positions in self.cells.tissues.items():
             self.tissue_series[name][index] = values[positions]
+        if self.n_waiting == BLOCK_VOLUMES:
+            self._sum_block()
 
-    def _find_signal(self, values: NDArray[np.float64]) -> None:
+    def _sum_block(self) -> None:
+        """Add the volumes that wait to the sums, tile by tile."""
+        n = self.n_waiting
+        volumes = slice(self.n_done, self.n_done + n)
+        firsts = np.searchsorted(self.starts, self.edges)
+        for tile, (start, end) in enumerate(itertools.pairwise(self.edges)):
+            values = self.values[: n + 1, : end - start]
+            np.copyto(values, self.block[: n + 1, start:end])
+            new, cells = values[1:], slice(firsts[tile], firsts[tile + 1])
+            starts = self.starts[cells] - start
+            np.add.reduceat(new, starts, axis=1, out=self.cell_sums[:n, cells])
+            self.sum[start:end] += new.sum(axis=0)
+            self.sum_of_squares[start:end] += np.einsum("tv,tv->v", new, new)
+            n_inside = min(max(self.cells.n_mask - start, 0), end - start)
+            change = self.change[:n, :n_inside]
+            np.subtract(new[:, :n_inside], values[:-1, :n_inside], out=change)
+            self.squared_change[volumes] += np.einsum("tv,tv->t", change, change)
+        self.group_sums[volumes] = (self.membership @ self.cell_sums[:n].T).T
+        self.block[0] = self.block[n]
+        self.n_done, self.n_waiting = self.n_done + n, 0
+
+    def _find_signal(self, values: NDArray) -> None:
         """Note the voxels that are not zero for the first time; few are looked at twice."""
         if not self.undecided.size:
             return
-        is_signal = values[self.undecided] * self.slope + self.intercept != 0
+        is_signal = values[self.undecided].astype(np.float64) * self.slope + self.intercept != 0
         self.is_good[self.undecided[is_signal]] = True
         self.undecided = self.undecided[~is_signal]
 
     def _by_group(self, voxel_values: NDArray) -> NDArray[np.float64]:
         """Sum values of voxels by group."""
-        by_cell = np.add.reduceat(voxel_values.astype(np.float64), self.cells.starts)
-        return np.asarray(self.cells.membership @ by_cell)
+        by_cell = np.add.reduceat(voxel_values.astype(np.float64), self.starts)
+        return np.asarray(self.membership @ by_cell)
 
     def finish(self) -> ParcellatedRun:
         """Turn the sums into means."""
+        if self.n_waiting:
+            self._sum_block()
         atlases, masks = self.cells.atlases, self.cells.masks
         n_voxels = self._by_group(np.ones(len(self.cells.voxels)))
         n_good = self._by_group(self.is_good)
@@ -342,6 +373,7 @@ class _Accumulator:
         inside = slice(self.cells.n_mask)
         mean = self._moments()[0][inside] * self.slope + self.intercept
         change = np.sqrt(self.squared_change / self.cells.n_mask) * abs(self.slope)
+        change[0] = np.nan
         return _divide(1000.0 * change, np.array(np.median(mean)))
 
 
@@ -353,7 +385,7 @@ def _divide(numerator: NDArray[np.floating], denominator: NDArray) -> NDArray[np
     return ratio
 
 
-def centred_gram(series: NDArray[np.float32]) -> NDArray[np.float64]:
+def centred_gram(series: NDArray) -> NDArray[np.float64]:
     """Products between volumes of voxel series without their means.
 
     Parameters
@@ -370,6 +402,6 @@ def centred_gram(series: NDArray[np.float32]) -> NDArray[np.float64]:
     for start in range(0, series.shape[1], GRAM_BLOCK):
         block = series[:, start : start + GRAM_BLOCK]
         # Centring first keeps single precision enough: what is left is a few percent of the mean.
-        centred = (block - block.mean(axis=0, dtype=np.float64)).astype(series.dtype)
+        centred = (block - block.mean(axis=0, dtype=np.float64)).astype(np.float32)
         gram += centred @ centred.T
     return gram

@@ -17,8 +17,11 @@ from ..plan import TransformStep
 from .transforms import AffineMap, chain
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-#: Points that are mapped at a time: some 100 MB of coordinates.
-_CHUNK_POINTS = 1_000_000
+#: Points that are mapped at a time: their coordinates stay in a core's cache.
+_CHUNK_POINTS = 50_000
+#: How far from a whole number a label may lie: programs that save labels with a scale factor store
+#: them in steps of up to a thirtieth (of FreeSurfer's codes; less of an atlas's).
+LABEL_TOLERANCE = 0.05
 #: Least `overlap` with the brain mask: see `check_overlap`.
 MIN_OVERLAP = 0.6
 
@@ -47,7 +50,8 @@ def label_values(label_img: Any) -> NDArray[np.int32]:
     Parameters
     ----------
     label_img
-        nibabel image, 3-D (or 4-D with one volume), whole numbers from 0, of any type.
+        nibabel image, 3-D (or 4-D with one volume), whole numbers from 0 (within
+        `LABEL_TOLERANCE`), of any type.
 
     Returns
     -------
@@ -75,8 +79,9 @@ def label_values(label_img: Any) -> NDArray[np.int32]:
             fix="Give an image with one label a voxel.",
         )
     with np.errstate(invalid="ignore"):  # NaN is told below
-        labels: NDArray[np.int32] = values.astype(np.int32)
-    if not np.array_equal(labels, values) or labels.min(initial=0) < 0:
+        labels: NDArray[np.int32] = np.rint(values).astype(np.int32)
+        is_whole = bool(np.all(np.abs(values - labels) <= LABEL_TOLERANCE))
+    if not is_whole or labels.min(initial=0) < 0:
         raise InputError(
             f"holds values that are no labels (from {values.min():g} to {values.max():g})",
             where=file,

@@ -76,7 +76,14 @@ def tissue_masks(codes: NDArray[np.integer]) -> dict[str, TissueMask]:
                 fix="Look at the segmentation and its transforms, or use --compcor columns with "
                 "--gsr-source global_signal.",
             )
-        eroded = ndimage.binary_erosion(whole, structure=np.ones((3, 3, 3)))
-        use_eroded = tissue != "GM" and bool(np.count_nonzero(eroded) >= MIN_ERODED_VOXELS)
-        masks[tissue] = TissueMask(eroded if use_eroded else whole, use_eroded)
+        masks[tissue] = TissueMask(whole, False) if tissue == "GM" else _eroded(whole)
     return masks
+
+
+def _eroded(whole: NDArray[np.bool_]) -> TissueMask:
+    """Take a voxel off all around, within the box that holds the tissue: the rest is empty."""
+    box = ndimage.find_objects(whole.astype(np.uint8))[0]
+    mask = np.zeros_like(whole)
+    mask[box] = ndimage.binary_erosion(whole[box], structure=np.ones((3, 3, 3)))
+    is_eroded = bool(np.count_nonzero(mask) >= MIN_ERODED_VOXELS)
+    return TissueMask(mask if is_eroded else whole, is_eroded)

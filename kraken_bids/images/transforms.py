@@ -12,6 +12,7 @@ text (10 before 2) and knows no rigid transforms; with a field of 193 × 229 × 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from scipy import io, ndimage
+from scipy import io
 from scipy.io import matlab
 
 from ..errors import InputError
@@ -56,7 +57,7 @@ class DisplacementMap:
     Parameters
     ----------
     field
-        (3, Z, Y, X), displacement in mm (LPS); interpolated linearly, zero outside the grid.
+        (Z, Y, X, 3), displacement in mm (LPS); interpolated linearly, zero outside the grid.
     world_to_voxel
         (4, 4), LPS mm to continuous indices (x, y, z) of the field.
     """
@@ -66,17 +67,31 @@ class DisplacementMap:
 
     def __call__(self, points: Points) -> Points:
         """Map points, (n, 3) to (n, 3)."""
-        voxels = AffineMap(self.world_to_voxel)(points)[:, ::-1].T
+        voxels = AffineMap(self.world_to_voxel)(points)
+        size = np.array(self.field.shape[2::-1])
         # As ITK: a voxel reaches half its edge beyond its centre; beyond that, no displacement.
-        size = np.array(self.field.shape[1:])[:, np.newaxis]
-        inside = np.all((voxels >= -0.5) & (voxels < size - 0.5), axis=0)
+        inside = np.all((voxels >= -0.5) & (voxels < size - 0.5), axis=1)
         moved = points.copy()
-        at = voxels[:, inside]
-        for axis in range(3):
-            moved[inside, axis] += ndimage.map_coordinates(
-                self.field[axis], at, order=1, mode="nearest", output=np.float64
-            )
+        moved[inside] += self._interpolate(np.clip(voxels[inside], 0, size - 1))
         return moved
+
+    def _interpolate(self, voxels: Points) -> Points:
+        """Vectors at places within the grid, (n, 3), from the eight voxels around each.
+
+        A vector's three numbers lie side by side and are fetched at once: four times as quick as
+        three images apart.
+        """
+        size = np.array(self.field.shape[2::-1])
+        low = voxels.astype(np.intp)
+        shares = voxels - low
+        vectors = self.field.reshape(-1, 3)
+        found = np.zeros_like(voxels)
+        for corner in itertools.product((0, 1), repeat=3):
+            x, y, z = np.minimum(low + corner, size - 1).T
+            parts = [s if bit else 1 - s for s, bit in zip(shares.T, corner, strict=True)]
+            weight = parts[0] * parts[1] * parts[2]
+            found += weight[:, np.newaxis] * vectors[(z * size[1] + y) * size[0] + x]
+        return found
 
 
 PointMap = AffineMap | DisplacementMap
@@ -158,11 +173,8 @@ def _displacement(part: _Part) -> DisplacementMap:
     voxel_to_world = np.eye(4)
     voxel_to_world[:3, :3] = part.fixed[9:18].reshape(3, 3) * part.fixed[6:9]
     voxel_to_world[:3, 3] = part.fixed[3:6]
-    vectors = part.parameters.reshape(n_z, n_y, n_x, 3)
-    return DisplacementMap(
-        np.ascontiguousarray(np.moveaxis(vectors, -1, 0), dtype=np.float32),
-        np.linalg.inv(voxel_to_world),
-    )
+    vectors = part.parameters.reshape(n_z, n_y, n_x, 3).astype(np.float32, copy=False)
+    return DisplacementMap(vectors, np.linalg.inv(voxel_to_world))
 
 
 #: ITK's types: how each is read and how many parameters and fixed parameters it has at least.
@@ -279,8 +291,7 @@ def read_transform(file: Path) -> tuple[PointMap, ...]:
     InputError
         If the file is missing, damaged, of another format, or holds a type not known here.
     """
-    reader = _READERS.get(file.suffix)
-    if reader is None:
+    if file.suffix not in _READERS:
         raise _unreadable(file, f"'{file.suffix}' is no transform format known here (.h5, .txt, "
                                 ".tfm, .mat)")  # fmt: skip
     if not file.exists():
@@ -289,8 +300,15 @@ def read_transform(file: Path) -> tuple[PointMap, ...]:
             where=str(file),
             fix="Look whether the derivatives are complete.",
         )
+    status = file.stat()
+    return _read_maps(file, (status.st_size, status.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=2)
+def _read_maps(file: Path, _stamp: tuple[int, int]) -> tuple[PointMap, ...]:
+    """Read a file once for all runs that a process works on: inflating a field takes a second."""
     try:
-        parts = reader(file)
+        parts = _READERS[file.suffix](file)
     except _DAMAGE as error:
         raise _unreadable(file, f"cannot be read as an ITK transform: {error}") from error
     is_composite = bool(parts) and parts[0].kind == _COMPOSITE

@@ -95,12 +95,43 @@ def test_values_that_are_not_finite_count_as_zero(image, labels, mask):
     np.testing.assert_array_equal(spoilt.dvars, expected.dvars)
 
 
-@pytest.mark.parametrize("dtype", [">i2", "<u1", ">f4", "<f8", "<i4"])
-def test_stored_types_give_the_same_means(labels, mask, rng, dtype):
-    stored = rng.integers(1, 200, (*SHAPE, N_VOLUMES))
-    run = run_on(stored.astype(dtype), labels, mask)
-    expected = run_on(stored.astype(float), labels, mask)
+@pytest.mark.parametrize("dtype", [">i2", "<u1", "<u2", ">u2", "<i1", ">f4", "<f8", ">f8", "<i4"])
+def test_stored_types_give_the_same_result(labels, mask, rng, dtype):
+    stored = rng.integers(1, 120, (*SHAPE, N_VOLUMES))
+    tissues = {"CSF": rng.random(SHAPE) < 0.3}
+    run = run_on(stored.astype(dtype), labels, mask, tissues=tissues)
+    expected = run_on(stored.astype(float), labels, mask, tissues=tissues)
     np.testing.assert_array_equal(run.series["fine"], expected.series["fine"])
+    np.testing.assert_array_equal(run.dvars, expected.dvars)
+    np.testing.assert_array_equal(run.tsnr["coarse"], expected.tsnr["coarse"])
+    np.testing.assert_array_equal(run.grams["CSF"], expected.grams["CSF"])
+
+
+def test_large_whole_numbers_are_summed_without_overflow(labels, mask):
+    stored = np.full((*SHAPE, 3), 65_535, dtype=np.uint16)
+    stored[..., 1] = 0
+    run = run_on(stored, labels, mask)
+    np.testing.assert_array_equal(run.series["coarse"][:, 0], [65_535, 0, 65_535])
+    np.testing.assert_allclose(run.dvars[1:], 1500)  # the median mean is two thirds of 65 535
+
+
+@pytest.mark.parametrize(("n_volumes_a_block", "n_voxels_a_tile"), [(1, 10_000), (5, 7), (12, 1)])
+def test_blocks_and_tiles_do_not_change_the_result(
+    monkeypatch, image, labels, mask, rng, n_volumes_a_block, n_voxels_a_tile
+):
+    image[(labels["coarse"] == 2) & (labels["fine"] == 1)] = 0
+    image[0, 0, 0, 3] = np.nan
+    tissues = {"WM": rng.random(SHAPE) < 0.3}
+    whole = run_on(image, labels, mask, tissues=tissues)
+    monkeypatch.setattr("kraken_bids.connectome.parcellation.BLOCK_VOLUMES", n_volumes_a_block)
+    monkeypatch.setattr("kraken_bids.connectome.parcellation.TILE_VOXELS", n_voxels_a_tile)
+    pieces = run_on(image, labels, mask, tissues=tissues)
+    for atlas in labels:
+        np.testing.assert_allclose(pieces.series[atlas], whole.series[atlas], rtol=1e-13)
+        np.testing.assert_allclose(pieces.tsnr[atlas], whole.tsnr[atlas], rtol=1e-9)
+        np.testing.assert_array_equal(pieces.n_good[atlas], whole.n_good[atlas])
+    np.testing.assert_allclose(pieces.dvars, whole.dvars, rtol=1e-12)
+    np.testing.assert_array_equal(pieces.grams["WM"], whole.grams["WM"])
 
 
 def test_global_signal_dvars_and_tsnr_follow_their_definitions(image, labels, mask):

@@ -72,6 +72,18 @@ def test_big_endian_and_extended_headers_are_read(tmp_path, values):
     np.testing.assert_array_equal(read(file), nib.load(file).get_fdata())
 
 
+@pytest.mark.parametrize("n_bytes", [100, 352, 5000])
+def test_gzip_of_several_members_is_read_whole(tmp_path, values, n_bytes):
+    plain = save(values, tmp_path / "bold.nii").read_bytes()
+    file = tmp_path / "bold.nii.gz"
+    parts = [plain[start : start + n_bytes] for start in range(0, len(plain), n_bytes)]
+    file.write_bytes(b"".join(gzip.compress(part, 1) for part in parts))
+    np.testing.assert_array_equal(read(file), nib.load(tmp_path / "bold.nii").get_fdata())
+    file.write_bytes(b"".join(gzip.compress(part, 1) for part in parts[:-1]))
+    with pytest.raises(InputError, match="cut short or damaged"):
+        read(file)
+
+
 def test_single_volume_is_a_series_of_one(tmp_path, values):
     file = save(values[..., :1], tmp_path / "bold.nii.gz")
     assert read(file).shape == (*SHAPE, 1)
