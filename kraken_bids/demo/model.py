@@ -24,6 +24,8 @@ from .tractography import track_template
 _N_STREAMLINES = 30_000
 _N_PARTICIPANT_STREAMLINES = 20_000
 _N_COMPONENTS = 48
+#: Half of the default: the simulated cohort is learned by then.
+_N_EPOCHS = 240
 
 
 def make_model(
@@ -87,7 +89,7 @@ def make_model(
     progress(f"train on {n_participants} simulated participants")
     train_krakencoder(
         dict(sorted(cohort.items())), out_dir,
-        n_components=min(_N_COMPONENTS, n_participants - 1), seed=seed,
+        n_components=min(_N_COMPONENTS, n_participants - 1), epochs=_N_EPOCHS, seed=seed,
     )  # fmt: skip
 
 

@@ -114,7 +114,10 @@ def training_facts(provenance: Mapping[str, Any]) -> dict[str, Any]:
     if provenance.get("checkpoints"):
         return dict(next(iter(provenance["checkpoints"].values())))
     options: Mapping[str, Any] = provenance.get("options", {})
-    names = {"epochs": "nbepochs", "batch_size": "batchsize", "learning_rate": "learningrate"}
+    names = {
+        "epochs": "nbepochs", "batch_size": "batchsize", "learning_rate": "learningrate",
+        "loss": "losstype", "weight_decay": "adam_decay",
+    }  # fmt: skip
     facts: dict[str, Any] = {
         "dropout": options.get("dropout"),
         "epoch": int(options["epochs"]) - 1 if "epochs" in options else None,

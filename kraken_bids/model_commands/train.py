@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--transforms", type=Path, nargs="+", default=[], metavar="F.npy",
         help="transforms to use; of other flavors a PCA is fitted",
     )  # fmt: skip
+    _add_target(parser)
     _add_split(parser)
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument(
@@ -89,6 +90,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, or cuda[:n] (default: auto)")
 
 
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("flavors for a model that is there already")
+    group.add_argument(
+        "--target-latents", default="", metavar="[NAME=]FILE",
+        help="latents by participant that each flavor is trained to, as 'kraken-model predict "
+        "--latents' writes them (default NAME: encoded); 'kraken-model merge' joins the models",
+    )  # fmt: skip
+    group.add_argument(
+        "--latents-of", default="", metavar="MODEL",
+        help="the model whose latents these are: says their length, and is recorded",
+    )  # fmt: skip
+
+
 def _add_split(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("who trains")
     group.add_argument(
@@ -113,7 +127,8 @@ def _add_records(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("records")
     group.add_argument(
         "--records", type=Path, metavar="DIR",
-        help="folder of training.tsv, split.tsv and checkpoint.npz (default: OUTPUT-training)",
+        help="folder of training.tsv, validation.tsv, split.tsv, their figures and checkpoint.npz "
+        "(default: OUTPUT-training)",
     )  # fmt: skip
     group.add_argument(
         "--checkpoint-every", type=_positive(int), default=100, metavar="N",
@@ -137,15 +152,27 @@ def _positive(kind: type[int | float]):  # type: ignore[no-untyped-def]
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out ``train``."""
+    from dataclasses import replace
+
     from ..model.krakencoder import resolve_device
     from ..model.training import Records, train_krakencoder
+    from ..model.training.cohort_checks import check_target_options
     from ..model.training.records import SPLIT_NAME, write_split
+    from .training_figures import draw_records
     from .training_setup import make_split, read_cohort, read_tables
+    from .training_target import open_target
 
     problems = ProblemList()
     options = _options(arguments)
+    target = None
+    with problems.gathering():
+        target = open_target(arguments)
+    if target is not None:
+        options = replace(options, latent_size=target.latent_size, normalize=target.is_normalised)
     with problems.gathering():
         options = options.resolved()
+        if arguments.target_latents:
+            check_target_options(options)
     with problems.gathering():
         device = resolve_device(arguments.device)
     tables = read_tables(arguments, problems)
@@ -155,7 +182,7 @@ def run(arguments: argparse.Namespace) -> int:
             UsageError("is the bundle's folder", where="--records", fix="Give another one.")
         ])
     with problems.gathering():
-        cohort = read_cohort(arguments.input)
+        cohort = read_cohort(arguments.input, target)
     problems.tell()
     cohort, split = make_split(
         cohort, tables, validation=arguments.validation, test=arguments.test, seed=arguments.seed
@@ -166,11 +193,15 @@ def run(arguments: argparse.Namespace) -> int:
         options=options,
         split=split,
         transforms={n: t for n, t in tables.transforms.items() if n in cohort.connectomes},
+        target_latents=cohort.latents,
+        provenance=target.provenance if target else {},
         records=Records(folder, arguments.checkpoint_every, arguments.resume),
         device=device,
         progress=_Progress(options.epochs),
     )
     write_split(folder / SPLIT_NAME, cohort.participants, split.labels())
+    n_epochs = bundle.config["provenance"]["n_epochs"]
+    draw_records(folder, taken=n_epochs if options.early_stopping else 0)
     _log.info("%s: %d flavors, SHA-256 %s", bundle.path, len(bundle.flavors), bundle.sha256)
     return 0
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..formats.inputs import FlavorInput
     from ..model.training.splits import Split
     from ..model.transforms import Transform
+    from .training_target import Target
 
 _log = logging.getLogger(__name__)
 
@@ -110,14 +111,24 @@ class Cohort:
         Ids without ``sub-``.
     connectomes
         (n, n_edges), float32, by flavor.
+    latents
+        (n, latent_size), float32, that the flavors are trained to; None if there are none.
     """
 
     participants: tuple[str, ...]
     connectomes: Mapping[str, NDArray[np.float32]]
+    latents: NDArray[np.float32] | None = None
 
 
-def read_cohort(texts: Sequence[str]) -> Cohort:
+def read_cohort(texts: Sequence[str], target: Target | None = None) -> Cohort:
     """Read all flavors, of any atlas; keep the participants that have all edges of all.
+
+    Parameters
+    ----------
+    texts
+        As typed.
+    target
+        Latents that a participant must have, too, if any.
 
     Raises
     ------
@@ -132,6 +143,8 @@ def read_cohort(texts: Sequence[str]) -> Cohort:
 
     inputs = open_inputs(list(texts), {}, latent_size=0)
     raise_all([problem for found in inputs.values() if (problem := _check_atlas(found))])
+    if target is not None:
+        inputs = {**inputs, target.latents.name: target.latents}
     matched = match_inputs(inputs)
     n = len(matched.participants)
     rows = {name: matched.read(name, 0, n) for name in matched.inputs}
@@ -143,19 +156,22 @@ def read_cohort(texts: Sequence[str]) -> Cohort:
     complete = np.all([~np.isnan(values).any(axis=1) for values in rows.values()], axis=0)
     if not complete.any():
         raise InputError(
-            f"none of {n} participants has all edges of all {len(rows)} flavors",
-            where="--input",
+            f"none of {n} participants has all edges of all {len(inputs)} inputs",
+            where="--input" if target is None else "--input, --target-latents",
             fix="Look at the ids in the files: are they written alike? Are regions missing?",
         )
     if not complete.all():
         _log.warning(
-            "%d of %d participants are left out: they lack a flavor or edges",
+            "%d of %d participants are left out: they lack a flavor or edges%s",
             np.count_nonzero(~complete),
             n,
+            "" if target is None else " or a target latent",
         )
+    latents = None if target is None else rows.pop(target.latents.name)[complete]
     return Cohort(
         tuple(matched.participants[row] for row in np.flatnonzero(complete).tolist()),
         {name: values[complete] for name, values in rows.items()},
+        latents,
     )
 
 
@@ -238,5 +254,6 @@ def make_split(
     chosen = Cohort(
         tuple(ids[row] for row in kept),
         {name: values[kept] for name, values in cohort.connectomes.items()},
+        None if cohort.latents is None else cohort.latents[kept],
     )
     return chosen, Split(rows["train"], rows["validation"], rows["test"])

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from kraken_bids.model.bundle import open_bundle
+from kraken_bids.model.training.records import read_log, read_pairs
 from kraken_bids.model_commands.cli import main
 
 FLAVORS = ("FCcorr_fs86_hpf", "SCsdstream_fs86_volnorm")
@@ -130,3 +131,101 @@ def test_train_by_the_reference_schedule(inputs, tmp_path):
     assert options["loss"].startswith("correye+enceye.w10+neidist")
     assert options["learning_rate"] == 1e-4
     assert options["output_dropout"] == 0.5
+
+
+@pytest.fixture
+def base(inputs, tmp_path):
+    """A model of the first flavor, and its latents in a file."""
+    model = tmp_path / "base"
+    assert main(["train", "--input", inputs[0], "--output", str(model), *QUICK]) == 0
+    return model
+
+
+@pytest.mark.parametrize("name", ["latents.npz", "latents.h5", "latents.mat"])
+def test_train_adds_a_flavor_to_a_model(inputs, base, tmp_path, caplog, name):
+    latents = tmp_path / name
+    asked = ["--input", inputs[0], "--fusion", "fusion=all", "--only-fusion"]
+    code = main([
+        "predict", "--model", str(base), *asked, "--predict-to", "encoded",
+        "--output", str(latents),
+    ])  # fmt: skip
+    assert code == 0
+    code = main([
+        "train", "--input", inputs[1], "--output", str(tmp_path / "new"), *QUICK[:2], *QUICK[4:],
+        "--target-latents", str(latents), "--latents-of", str(base),
+    ])  # fmt: skip
+    assert code == 0
+    assert "1 of 12 participants are left out" in caplog.text  # the flavor has eleven of them
+    new = open_bundle(tmp_path / "new").config
+    assert new["latent_size"] == 8  # that of the latents
+    assert new["provenance"]["latents_of"]["sha256"] == open_bundle(base).sha256
+    caplog.clear()
+    both = ["--models", str(base), str(tmp_path / "new")]
+    assert main(["merge", *both, "--output", str(tmp_path / "merged")]) == 0
+    assert open_bundle(tmp_path / "merged").flavors == FLAVORS
+    assert "nothing shows that latents" not in caplog.text
+
+
+def test_train_matches_latents_by_id(inputs, tmp_path):
+    rng = np.random.default_rng(3)
+    latents, ids = rng.standard_normal((12, 8)), [f"sub-p{index}" for index in range(12)]
+    shuffled = rng.permutation(12)
+    models = []
+    for name, order in (("a", np.arange(12)), ("b", shuffled)):
+        file = tmp_path / f"{name}.tsv"
+        header = "\t".join(["participant_id", *(f"z{place:03d}" for place in range(8))])
+        rows = ["\t".join([ids[row], *map(repr, latents[row].tolist())]) for row in order]
+        file.write_text("\n".join([header, *rows]) + "\n")
+        words = ["train", "--input", *inputs, "--output", str(tmp_path / name), *QUICK]
+        assert main([*words, "--target-latents", str(file)]) == 0
+        models.append(open_bundle(tmp_path / name).sha256)
+    assert models[0] == models[1]
+
+
+def test_train_refuses_latents_that_do_not_fit(inputs, base, tmp_path, capsys):
+    file = tmp_path / "latents.npz"
+    np.savez(file, encoded=np.zeros((12, 5)), subjects=[f"p{index}" for index in range(12)])
+    words = ["train", "--input", *inputs, "--output", str(tmp_path / "m"), *QUICK]
+    assert main([*words, "--target-latents", str(file), "--schedule", "reference"]) == 3
+    told = capsys.readouterr().err
+    assert "--schedule" in told
+    assert "5" in told
+    assert "latents.npz" in told
+    assert main([*words, "--latents-of", str(base)]) == 2
+    assert "Add '--target-latents FILE'" in capsys.readouterr().err
+    assert main([*words, "--target-latents", inputs[0]]) in {2, 3}
+    assert "Give" in capsys.readouterr().err
+    np.savez(file, encoded=np.zeros((3, 8)), subjects=["x", "y", "z"])
+    assert main([*words, "--target-latents", str(file)]) == 3
+    assert "x" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
+def test_train_leaves_tables_and_figures(inputs, tmp_path):
+    words = ["train", "--input", *inputs, "--output", str(tmp_path / "model"), *QUICK]
+    folder = tmp_path / "model-training"
+    assert main([*words, "--validation", "0.4", "--components", "3"]) == 0
+    names = {"training.tsv", "training.png", "validation.tsv", "validation.png", "split.tsv",
+             "checkpoint.npz"}  # fmt: skip
+    assert {file.name for file in folder.iterdir()} == names
+    pairs = read_pairs(folder / "validation.tsv")
+    assert pairs.n == 5
+    assert (pairs.sources, pairs.targets) == (FLAVORS, FLAVORS)
+    said = open_bundle(tmp_path / "model").config["provenance"]["validation"]
+    for name, value in said.items():
+        assert pairs.values[name].mean() == pytest.approx(value, rel=1e-4)
+    # the next training in this folder has nobody who watches: no table is left of others
+    assert main(words) == 0
+    assert {file.name for file in folder.iterdir()} == names - {"validation.tsv", "validation.png"}
+
+
+def test_table_of_validation_is_that_of_the_weights_taken(inputs, tmp_path):
+    words = ["train", "--input", *inputs, "--output", str(tmp_path / "model"), *QUICK[:4]]
+    asked = ["--validation", "0.4", "--components", "3", "--epochs", "60", "--device", "cpu"]
+    assert main([*words, *asked, "--early-stopping", "10"]) == 0
+    provenance = open_bundle(tmp_path / "model").config["provenance"]
+    log = read_log(tmp_path / "model-training" / "training.tsv")
+    best = int(np.nanargmax(log["validation_average_rank"]))
+    assert provenance["n_epochs"] == best + 1
+    ranks = log["validation_average_rank"]
+    assert provenance["validation"]["average_rank"] == pytest.approx(ranks[best], rel=1e-4)

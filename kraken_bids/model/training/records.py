@@ -20,6 +20,10 @@ from .options import TrainingOptions
 
 #: Names in the folder of records.
 LOG_NAME, SPLIT_NAME, CHECKPOINT_NAME = "training.tsv", "split.tsv", "checkpoint.npz"
+PAIRS_NAME = "validation.tsv"
+
+#: What latents that are there already are called as a source.
+TARGET_LATENTS = "target latents"
 
 #: Columns of the table. Metrics are empty in epochs without a look at them.
 COLUMNS = (
@@ -79,6 +83,60 @@ def write_split(file: Path, participants: Sequence[str], labels: Sequence[str]) 
     rows = ["participant_id\tsplit", *(f"sub-{name}\t{label}" for name, label in pairs)]
     with atomic_path(file) as temporary:
         temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def read_log(file: Path) -> dict[str, NDArray[np.float64]]:
+    """Read the table of the epochs: (n_epochs,) by column, NaN where it says nothing."""
+    lines = file.read_text("utf-8").splitlines()
+    rows = [line.split("\t") for line in lines[1:]]
+    numbers = [[math.nan if cell == "n/a" else float(cell) for cell in row] for row in rows]
+    table = np.array(numbers, dtype=np.float64).reshape(len(rows), -1)
+    return {name: table[:, place] for place, name in enumerate(lines[0].split("\t"))}
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Metrics of all pairs on those who watched, with the weights of the bundle.
+
+    Parameters
+    ----------
+    n
+        Participants.
+    sources, targets
+        Flavors; the last source is `TARGET_LATENTS` where flavors were trained to latents.
+    values
+        (n_sources, n_targets) by name, see `validation.PairMetrics`.
+    """
+
+    n: int
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    values: Mapping[str, NDArray[np.floating]]
+
+    def write(self, file: Path) -> None:
+        """Write a table with a row a pair."""
+        rows = ["\t".join(["source", "target", "n", *self.values])]
+        for i, source in enumerate(self.sources):
+            for k, target in enumerate(self.targets):
+                cells = [_cell(float(array[i, k])) for array in self.values.values()]
+                rows.append("\t".join([source, target, str(self.n), *cells]))
+        with atomic_path(file) as temporary:
+            temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def read_pairs(file: Path) -> Pairs | None:
+    """Read what `Pairs.write` wrote; None if there is no file."""
+    if not file.is_file():
+        return None
+    head, *rows = (line.split("\t") for line in file.read_text("utf-8").splitlines())
+    sources, targets = (tuple(dict.fromkeys(row[place] for row in rows)) for place in (0, 1))
+    shape = len(sources), len(targets)
+    values = {
+        name: np.array([row[place] for row in rows], dtype=np.float64).reshape(shape)
+        for place, name in enumerate(head)
+        if place > 2
+    }
+    return Pairs(int(rows[0][2]), sources, targets, values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from .plain import Shares, Step, plain_step
 from .products import Rows
 
 #: Streams of random numbers that follow from seed and epoch.
-_DROPOUT, _ORDER, _SIMILARITY = 1, 2, 3
+DROPOUT, _ORDER, _SIMILARITY = 1, 2, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +66,9 @@ def joint_epoch(network: Network, features: Tensor, loss: Loss, epoch: int) -> E
     out. The learning rate falls along half a cosine.
     """
     options, n = network.options, features.shape[1]
-    dropout = Dropout((options.seed, epoch, _DROPOUT), features.device)
+    dropout = Dropout((options.seed, epoch, DROPOUT), features.device)
     n_batches = -(-n // options.batch_size)
-    order = _shuffle(n, options.seed + epoch).to(features.device)
+    order = shuffle(n, options.seed + epoch).to(features.device)
     shuffled = features[:, order]
     adam = Adam(network.parts, options.weight_decay)
     totals = _Totals(len(network.names), features.device)
@@ -156,13 +156,13 @@ def reference_epoch(network: Network, features: Tensor, loss: Loss, epoch: int) 
     options = network.options
     n_flavors, n, _ = features.shape
     size = options.batch_size
-    order = _shuffle(n, options.seed + epoch)[: n // size * size].to(features.device)
+    order = shuffle(n, options.seed + epoch)[: n // size * size].to(features.device)
     shuffled = features[:, order]
     values = shuffled.view(n_flavors, -1, size, shuffled.shape[-1])
     n_batches = values.shape[1]
     counts = network.n_features[:, None].expand(-1, n_batches)
     batches = Batches(values, Rows.make(values, counts))
-    dropout = Dropout((options.seed, epoch, _DROPOUT), features.device)
+    dropout = Dropout((options.seed, epoch, DROPOUT), features.device)
     totals = _Totals(n_flavors, features.device)
     rng = np.random.default_rng([options.seed, epoch, _ORDER])
     pairs = [divmod(int(place), n_flavors) for place in rng.permutation(n_flavors**2)]
@@ -350,7 +350,8 @@ def _similarity_step(
     return value.detach()
 
 
-def _shuffle(n: int, seed: int) -> Tensor:
+def shuffle(n: int, seed: int) -> Tensor:
+    """Draw an order of n participants."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 

@@ -15,17 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import __version__
-from ...errors import KrakenBIDSError, ModelError, Problems
+from ...errors import ModelError
 from ..bundle import Bundle, write_bundle
 from ..layers import FlavorModel
 from ..transforms import Transform
+from .cohort_checks import check_cohort, check_target
 from .losses import Loss, parse_loss
 from .options import SCHEDULES, TrainingOptions
 from .pca import fit_pca
 from .records import (
     CHECKPOINT_NAME,
     LOG_NAME,
+    PAIRS_NAME,
+    TARGET_LATENTS,
     Checkpoint,
+    Pairs,
     TrainingLog,
     fingerprint,
     read_checkpoint,
@@ -48,7 +52,7 @@ class Records:
     Parameters
     ----------
     folder
-        Of ``training.tsv`` and ``checkpoint.npz``.
+        Of ``training.tsv``, ``checkpoint.npz`` and, at the end, ``validation.tsv``.
     every
         Epochs between two checkpoints.
     resume
@@ -67,6 +71,7 @@ def train_krakencoder(
     options: TrainingOptions | None = None,
     split: Split | None = None,
     transforms: Mapping[str, Transform] | None = None,
+    target_latents: NDArray[np.floating] | None = None,
     records: Records | None = None,
     device: str = "cpu",
     progress: Callable[[int, float], None] | None = None,
@@ -88,6 +93,9 @@ def train_krakencoder(
         those who train.
     transforms
         Transforms to use by flavor; of the others a PCA is fitted.
+    target_latents
+        (n_participants, latent_size), what latents are to become, in place of each other: the
+        flavors are then added to the model whose latents these are (`merging.merge_bundles`).
     records
         Where to leave records; none if not given.
     device
@@ -117,84 +125,15 @@ def train_krakencoder(
     transforms = dict(transforms or {})
     n = len(next(iter(connectomes.values()), ()))
     split = split or Split.everyone(n)
+    target = check_target(target_latents, options, n)
     check_cohort(connectomes, options, split, transforms)
     with _one_thread():
         features = {}
         for name, values in connectomes.items():
             features[name] = _features(name, values, options, split, transforms, device)
-        run = _Run(features, split, options, records, device)
+        run = _Run(features, split, options, records, device, target)
         run.train(progress)
     return _write(run, out_dir, connectomes, transforms, dict(provenance or {}))
-
-
-def check_cohort(
-    connectomes: Mapping[str, NDArray[np.floating]],
-    options: TrainingOptions,
-    split: Split,
-    transforms: Mapping[str, Transform],
-) -> None:
-    """Refuse a cohort that cannot be trained on; all that is wrong is told.
-
-    Raises
-    ------
-    ModelError
-        See `train_krakencoder`; `Problems` if several.
-    """
-    problems = list(_cohort_problems(connectomes, options, split, transforms))
-    if problems:
-        raise problems[0] if len(problems) == 1 else Problems(problems)
-
-
-def _cohort_problems(
-    connectomes: Mapping[str, NDArray[np.floating]],
-    options: TrainingOptions,
-    split: Split,
-    transforms: Mapping[str, Transform],
-) -> Iterator[KrakenBIDSError]:
-    if not connectomes:
-        yield ModelError("no flavor to train on", fix="Give the connectomes of a flavor or more.")
-        return
-    counts = {name: len(array) for name, array in connectomes.items()}
-    if len(set(counts.values())) > 1:
-        yield ModelError(
-            f"flavors differ in their number of participants: {counts}",
-            fix="Give the same participants, in the same order, for each flavor.",
-        )
-        return
-    n = split.train.size
-    fitted = [name for name in connectomes if name not in transforms]
-    if fitted and not 0 < options.n_components < n:
-        yield ModelError(
-            f"{options.n_components} components cannot be fitted to {n} participants",
-            fix=f"Ask for 1 to {max(n - 1, 1)} components, or train on more participants.",
-        )
-    least = options.batch_size if options.schedule == "reference" else 2
-    if n < least:
-        yield ModelError(
-            f"{n} training participants do not fill a batch of {least}",
-            fix="Ask for smaller batches, or train on more participants.",
-        )
-    if split.validation.size == 1 or (options.early_stopping and not split.validation.size):
-        yield ModelError(
-            f"{split.validation.size} validation participants cannot be told from each other",
-            fix="Set more participants aside for validation, or none and no early stopping.",
-        )
-    for name, array in connectomes.items():
-        rows = np.flatnonzero(~np.isfinite(array).all(axis=1))
-        if rows.size:
-            yield ModelError(
-                f"{rows.size} of {len(array)} connectomes hold NaN or infinity, the first in row "
-                f"{rows[0]}",
-                where=name,
-                fix="Leave these participants out, or fill the edges of missing regions.",
-            )
-        known = transforms[name].n_edges if name in transforms else None
-        if known not in {None, array.shape[1]}:
-            yield ModelError(
-                f"has {array.shape[1]} edges, its transform takes {known}",
-                where=name,
-                fix="Give the transform of this flavor and atlas.",
-            )
 
 
 def _features(
@@ -235,6 +174,7 @@ class _Run:
         options: TrainingOptions,
         records: Records | None,
         device: str,
+        target: NDArray[np.float32] | None = None,
     ) -> None:
         from .network import Network
 
@@ -248,13 +188,18 @@ class _Run:
         self._train, self._validation = (
             _tensor(padded[:, rows], device) for rows in (split.train, split.validation)
         )
+        self._goal, self._validation_goal = (
+            None if target is None else _tensor(target[rows], device)
+            for rows in (split.train, split.validation)
+        )
         self.n_epochs, self.final_loss = 0, float("nan")
         self.validated: dict[str, float] = {}
         self.best_rank, self.best_epoch = -np.inf, 0
         self._best: list[NDArray[np.float32]] = []
         self._records = records
         self._log: TrainingLog | None = None
-        self._fingerprint = fingerprint([padded[:, split.train]], options, versions())
+        given = [padded[:, split.train], *([] if target is None else [target[split.train]])]
+        self._fingerprint = fingerprint(given, options, versions())
         if records is not None:
             self._start(records)
 
@@ -270,12 +215,9 @@ class _Run:
 
     def train(self, progress: Callable[[int, float], None] | None) -> None:
         """Train the epochs that are left."""
-        from .schedules import EPOCHS
-
-        train_epoch = EPOCHS[self.options.schedule]
         start = time.monotonic()
         while self.n_epochs < self.options.epochs and not self._is_stale():
-            found = train_epoch(self.network, self._train, self.loss, self.n_epochs)
+            found = self._train_epoch()
             self.n_epochs += 1
             self.final_loss = _finite(found, self.network, self.n_epochs)
             self._look()
@@ -285,6 +227,37 @@ class _Run:
         if self._best:
             _log.info("The weights of epoch %d are taken", self.best_epoch)
             self._set(self._best)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Validate the weights that are kept, which need not be the last ones."""
+        from .validation import validate
+
+        if self._records is not None:
+            (self._records.folder / PAIRS_NAME).unlink(missing_ok=True)
+        if not self.split.validation.size:
+            return
+        found = validate(self.network, self._validation, self.loss, self._validation_goal)
+        self.validated = found.means()
+        if self._records is not None:
+            names = self.network.names
+            sources = (*names, *([TARGET_LATENTS] if self.is_targeted else []))
+            pairs = Pairs(self.split.validation.size, sources, names, vars(found))
+            pairs.write(self._records.folder / PAIRS_NAME)
+
+    @property
+    def is_targeted(self) -> bool:
+        """Whether flavors are trained to given latents."""
+        return self._goal is not None
+
+    def _train_epoch(self) -> EpochLoss:
+        from .schedules import EPOCHS
+        from .targets import targeted_epoch
+
+        network, features, loss = self.network, self._train, self.loss
+        if self._goal is not None:
+            return targeted_epoch(network, features, self._goal, loss, self.n_epochs)
+        return EPOCHS[self.options.schedule](network, features, loss, self.n_epochs)
 
     def _is_stale(self) -> bool:
         patience = self.options.early_stopping
@@ -298,7 +271,8 @@ class _Run:
         due = self.n_epochs % self.options.validate_every == 0
         if not self.split.validation.size or not (due or self.n_epochs == self.options.epochs):
             return
-        self.validated = validate(self.network, self._validation, self.loss).means()
+        found = validate(self.network, self._validation, self.loss, self._validation_goal)
+        self.validated = found.means()
         rank = self.validated["average_rank"]
         if self.options.early_stopping and rank > self.best_rank:
             self.best_rank, self.best_epoch, self._best = rank, self.n_epochs, self._state()
@@ -404,7 +378,9 @@ def _write(
         latent_size=options.latent_size,
         intergroup=network.crossing_layers(),
         provenance={
-            "method": SCHEDULES[options.schedule].description,
+            "method": "each flavor is trained to latents that are there already"
+            if run.is_targeted
+            else SCHEDULES[options.schedule].description,
             "versions": versions(),
             "device": run.device,
             "options": asdict(options),

@@ -42,7 +42,9 @@ class PairMetrics:
         return {name: float(np.mean(values)) for name, values in vars(self).items()}
 
 
-def validate(network: Network, features: Tensor, loss: Loss) -> PairMetrics:
+def validate(
+    network: Network, features: Tensor, loss: Loss, target: Tensor | None = None
+) -> PairMetrics:
     """Compute metrics.
 
     Parameters
@@ -53,16 +55,23 @@ def validate(network: Network, features: Tensor, loss: Loss) -> PairMetrics:
         (n_flavors, n, n_features), n of 2 or more.
     loss
         See `losses.Loss`.
+    target
+        (n, latent_size) latents that the flavors are trained to, if any: one more source.
     """
     with torch.no_grad():
         latents = network.encode(network.encoders, features)
         rows = Rows.make(features, network.n_features)
-        products = network.predict(network.decoders, network.cross(latents), rows, loss)
+        given, inner = latents, loss.latent(latents)
+        if target is not None:
+            given = torch.cat([latents, target[None]])
+            inner = loss.latent(latents, target.expand_as(latents))
+            inner = torch.cat([inner, inner.new_zeros(1)])
+        products = network.predict(network.decoders, network.cross(given), rows, loss)
         correlations = products.correlations()
         own = correlations.diagonal(dim1=-2, dim2=-1)
         rank = (correlations > own[..., None, :]).sum(-2).float()
         found = (
-            loss.output(products) + loss.latent(latents),
+            loss.output(products) + inner,
             (rank == 0).float().mean(-1),
             1 - rank.mean(-1) / features.shape[1],
             own.mean(-1),
