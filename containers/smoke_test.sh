@@ -47,7 +47,8 @@ if [ "${1:-}" = --full ]; then
     kraken-demo data "$folder/data" --tiny --participants 2
     kraken-bids "$folder/data" "$folder/results" participant --sloppy --streamlines 2k \
         --atlas-file "shen268=$folder/data/atlases/shen268_dseg.nii.gz" \
-        "coco439=$folder/data/atlases/coco439_dseg.nii.gz" --work-dir "$folder/work"
+        "coco439=$folder/data/atlases/coco439_dseg.nii.gz" --work-dir "$folder/work" \
+        --pcorr-lambda fs86=0.06 shen268=0.06 coco439=0.06
     count=$(find "$folder/results" -name '*_relmat.tsv' | wc -l)
     say "$count connectomes"
     [ "$count" = 42 ] || { say "42 were expected"; exit 1; }

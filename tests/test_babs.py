@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: MIT
+"""The configuration for BABS: what it hands to the program is understood by it."""
+
+import shlex
+from pathlib import Path
+
+import yaml
+
+from kraken_bids import __version__
+from kraken_bids.cli import make_parser
+
+CONFIG = Path(__file__).resolve().parents[1] / "containers" / "babs_kraken-bids.yaml"
+#: Sections that BABS knows (its page on the configuration file).
+SECTIONS = {
+    "input_datasets", "bids_app_args", "singularity_args", "all_results_in_one_zip",
+    "zip_foldernames", "cluster_resources", "script_preamble", "job_compute_space",
+    "required_files", "alert_log_messages",
+}  # fmt: skip
+
+
+def test_configuration_is_a_command_line_of_ours():
+    config = yaml.safe_load(CONFIG.read_text("utf-8"))
+    assert set(config) <= SECTIONS
+    options = dict(config["bids_app_args"])
+    bids_dir = options.pop("$INPUT_PATH")
+    options[options.pop("$SUBJECT_SELECTION_FLAG")] = "sub-01"
+    words = [word for pair in options.items() for word in shlex.split(" ".join(pair))]
+    typed = make_parser().parse_args([bids_dir, "outputs", "participant", *words])
+    names = [pair.partition("=")[0] for pair in typed.derivatives]
+    assert names == list(config["input_datasets"])
+    for name, folder in (pair.split("=") for pair in typed.derivatives):
+        assert folder == f"{config['input_datasets'][name]['path_in_babs']}/{name}"
+    assert config["zip_foldernames"] == {"kraken-bids": __version__.replace(".", "-")}
