@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import shutil
 import tomllib
@@ -17,10 +18,18 @@ from typing import Any, TypeVar
 from .atlases import atlas_names, default_atlas_names, load_atlas
 from .errors import InputError, KrakenBIDSError, Problems, ResourceError, UsageError, suggest
 from .flavors import MEASURED_RECIPES, Flavor
-from .machine import available_cores, available_memory_gb, default_work_dir, parse_memory
+from .machine import (
+    available_cores,
+    available_memory_gb,
+    default_work_dir,
+    missing_five_tissue_programs,
+    parse_memory,
+)
 from .published import published_extras
 from .settings import (
+    COCO439,
     DENOISING,
+    FIVE_TISSUE,
     FunctionalOptions,
     RegularizationOptions,
     Resources,
@@ -31,8 +40,12 @@ from .settings import (
 )
 from .storage import atomic_path
 
+_log = logging.getLogger(__name__)
+
 #: Input derivatives that ``-d NAME=PATH`` may name.
-DERIVATIVES = ("fmriprep", "xcp_d", "qsiprep", "qsirecon", "connectomes")
+DERIVATIVES = (
+    "fmriprep", "xcp_d", "qsiprep", "qsirecon", "tractograms", "timeseries", "connectomes",
+)  # fmt: skip
 #: Files that predicted connectomes are written to: tables, or one HDF5 file a session.
 RELMAT_FORMATS = ("tsv", "h5")
 #: Values of ``--adaptation`` other than a file.
@@ -95,7 +108,9 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
     bids_dir = reader.read(lambda: _existing_folder(n.bids_dir, "BIDS_DIR"), Path(n.bids_dir))
     output_dir = reader.read(lambda: _writable_folder(n.output_dir, "OUTPUT_DIR"), Path())
     flavors: tuple[str, ...] = ()
-    flavors = reader.read(lambda: _flavors(n.flavors, level=n.level), flavors)
+    ready, folders = _part_connectomes(n)
+    measures = n.level == "participant" and not ready
+    flavors = reader.read(lambda: _flavors(n.flavors, are_measured=measures), flavors)
     work_text = n.work_dir or str(default_work_dir())
     settings = Settings(
         bids_dir=bids_dir,
@@ -104,14 +119,16 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
         level=n.level,
         selection=_read_selection(n, reader),
         derivatives=reader.read(
-            lambda: _named_paths(n.derivatives, "--derivatives", DERIVATIVES, _existing_folder),
+            lambda: _named_paths(folders, "--derivatives", DERIVATIVES, _existing_folder),
             (),
         ),
+        connectomes=reader.read(lambda: _ready_connectomes(ready), ()),
         subjects_dir=_optional(n.fs_subjects_dir, "--fs-subjects-dir", reader, _existing_folder),
         atlases=reader.read(lambda: _atlases(n.atlases, flavors), default_atlas_names()),
         atlas_files=reader.read(
             lambda: _named_paths(n.atlas_file, "--atlas-file", atlas_names(), _existing_file), ()
         ),
+        coco439=reader.read(lambda: _coco439(n), "auto"),
         modalities=(n.modality,) if n.modality else ("func", "dwi"),
         flavors=flavors,
         functional=_read_functional(n, reader),
@@ -127,6 +144,7 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
         stop_on_first_crash=n.stop_on_first_crash,
     )
     settings = replace(settings, regularization=_read_regularization(n, settings, reader))
+    settings = replace(settings, compared_model_dir=_compared_model_dir(n, settings))
     reader.read(lambda: _check_denoising(settings), None)
     reader.read(lambda: _check_folders(settings), None)
     reader.read(lambda: _check_programs(settings), None)
@@ -171,6 +189,16 @@ def _check_programs(settings: Settings) -> None:
             where="--write-graph",
             fix="Install graphviz (sudo apt-get install graphviz), or leave the option out.",
         )
+    source = settings.structural.five_tissue
+    if settings.level == "participant" and "dwi" in settings.modalities:
+        missing = missing_five_tissue_programs(source)
+        if missing:
+            raise ResourceError(
+                f"not found: {', '.join(missing)}",
+                where=f"--five-tissue {source}",
+                fix="Install MRtrix3 and FSL and set FSLDIR, or leave the option out: tissues "
+                "then come from FreeSurfer's labels.",
+            )
 
 
 def _existing_folder(text: str, option: str) -> Path:
@@ -192,7 +220,7 @@ def _writable_folder(text: str, option: str) -> Path:
     try:
         with atomic_path(path / ".kraken-bids" / "probe"):
             pass
-        (path / ".kraken-bids" / "probe").unlink()
+        (path / ".kraken-bids" / "probe").unlink(missing_ok=True)  # others probe, too
     except ResourceError as error:
         raise ResourceError(
             f"the folder {text} cannot be written: {error.what.partition(': ')[2]}",
@@ -242,11 +270,59 @@ def _named_paths(
     return tuple(found)
 
 
+def _part_connectomes(n: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """What the participant level is given as ready-made connectomes, and the other derivatives."""
+    prefix = "connectomes="
+    if n.level != "participant":
+        return [], list(n.derivatives)
+    ready = [text.removeprefix(prefix) for text in n.derivatives if text.startswith(prefix)]
+    return ready, [text for text in n.derivatives if not text.startswith(prefix)]
+
+
+def _ready_connectomes(texts: Iterable[str]) -> tuple[str, ...]:
+    """``PATH`` or ``FLAVOR=PATH`` of ready-made connectomes, with absolute paths that exist."""
+    found, problems = [], []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or Path(text).expanduser().exists():
+            name, value = "", text
+        path = Path(value).expanduser().absolute()
+        if not path.exists():
+            problems.append(
+                InputError(
+                    f"there is no file or folder {value}",
+                    where=f"--derivatives connectomes={text}",
+                    fix="Check the path; it may follow a flavor, as in "
+                    "connectomes=FCcorr_fs86_hpf=PATH.",
+                )
+            )
+        found.append(f"{name}={path}" if name else str(path))
+    if problems:
+        raise Problems(problems)
+    return tuple(found)
+
+
 def _atlases(names: Iterable[str], flavors: Iterable[str]) -> tuple[str, ...]:
     """Atlases asked for; else the default ones and those of the flavors asked for."""
     asked = {load_atlas(name).name for name in names}
     asked = asked or {*default_atlas_names(), *(Flavor.parse(name).atlas for name in flavors)}
     return tuple(name for name in atlas_names() if name in asked)
+
+
+def _coco439(n: argparse.Namespace) -> str:
+    """Whose labels of coco439 are taken; an image given leaves no choice."""
+    value, option = str(n.coco439), "--coco439"
+    if value not in COCO439:  # a configuration may say anything
+        raise UsageError(
+            f"'{value}' is none of its values", where=option, fix=suggest(value, COCO439) + "."
+        )
+    if value == "subject" and any(text.startswith("coco439=") for text in n.atlas_file):
+        raise UsageError(
+            "own labels and a given label image exclude each other",
+            where=f"{option} subject, --atlas-file coco439=…",
+            fix="Leave one of the two out.",
+        )
+    return value
 
 
 def _labels(texts: Iterable[str], prefix: str) -> tuple[str, ...]:
@@ -346,10 +422,17 @@ def _read_functional(n: argparse.Namespace, reader: _Reader) -> FunctionalOption
         high_pass_edge_hz=edge_hz,
         edge_rule=rule,
         pcorr_lambda=reader.read(lambdas, default.pcorr_lambda),
+        pcorr_given=tuple(name for name in atlas_names() if name in _fixed_lambdas(n)),
         min_coverage=reader.read(lambda: _share(n.min_coverage, "--min-coverage"), 0.0),
     )
     reader.read(lambda: _check_strategy(options), None)
     return options
+
+
+def _fixed_lambdas(n: argparse.Namespace) -> set[str]:
+    """Atlases whose lambda a person gave as a number."""
+    pairs = (text.partition("=") for text in n.pcorr_lambda if text != SEARCH)
+    return {atlas for atlas, _, value in pairs if value != SEARCH}
 
 
 def _edge(text: Any, *, most: float) -> float:
@@ -434,7 +517,15 @@ def _check_regularization(options: RegularizationOptions, settings: Settings) ->
         for atlas in options.searched
         if atlas not in own and f"regtarget-{atlas}" not in published_extras()
     ]
-    if options.searched and settings.level != "group" and settings.translation.model_dir:
+    if options.searched and Path(settings.translation.adaptation).is_file():
+        problems.append(
+            UsageError(
+                "partial correlations have to have the lambda that the adaptation was fitted with",
+                where=f"--pcorr-lambda {SEARCH}, --adaptation {settings.translation.adaptation}",
+                fix="Leave the search out, or fit the adaptation again.",
+            )
+        )
+    elif options.searched and settings.level != "group" and settings.translation.model_dir:
         problems.append(
             UsageError(
                 "lambda is searched on a cohort, not on one participant",
@@ -494,7 +585,34 @@ def _read_structural(n: argparse.Namespace, reader: _Reader) -> StructuralOption
         n_threads=n.omp_nthreads or 1,
         random_seed=n.random_seed,
         keep_tractograms=n.keep_tractograms,
+        force=n.force,
+        # To ask for such a connectome is to ask for the weights.
+        sift2=n.sift2 or any("sift2" in name.lower() for name in n.flavors),
+        keep_assignments=n.keep_assignments,
+        five_tissue=reader.read(lambda: _five_tissue(str(n.five_tissue)), "auto"),
     )
+
+
+def _five_tissue(value: str) -> str:
+    """A source of the five-tissue image: a name, or a file that may hold labels in braces."""
+    option = "--five-tissue"
+    if value in FIVE_TISSUE:
+        return value
+    if not value.endswith((".nii", ".nii.gz", ".mif", ".mif.gz")):
+        raise UsageError(
+            f"'{value}' is neither a source nor a .nii or .mif image",
+            where=option,
+            fix=suggest(value, FIVE_TISSUE) + ".",
+        )
+    unknown = set(re.findall(r"\{(.*?)\}", value)) - {"participant", "session"}
+    if unknown:
+        raise UsageError(
+            f"'{{{min(unknown)}}}' stands for nothing",
+            where=f"{option} {value}",
+            fix="Use {participant} and {session}; labels are put there without sub- and ses-.",
+        )
+    path = Path(value).expanduser().absolute()
+    return str(path if "{" in value else _existing_file(value, option))
 
 
 def _read_translation(n: argparse.Namespace, reader: _Reader) -> TranslationOptions:
@@ -567,12 +685,12 @@ def _read_translation(n: argparse.Namespace, reader: _Reader) -> TranslationOpti
     )
 
 
-def _flavors(names: Iterable[str], *, level: str) -> tuple[str, ...]:
-    """Flavors asked for; the participant level is to measure them."""
+def _flavors(names: Iterable[str], *, are_measured: bool) -> tuple[str, ...]:
+    """Flavors asked for; the participant level is to measure them where none are ready-made."""
     flavors = [Flavor.parse(name) for name in names]
     measured = {processing for _, processing in MEASURED_RECIPES}
     for flavor in flavors:
-        if level == "participant" and (flavor.kind, flavor.processing) not in MEASURED_RECIPES:
+        if are_measured and (flavor.kind, flavor.processing) not in MEASURED_RECIPES:
             raise UsageError(
                 f"flavor '{flavor}' cannot be measured, only read and predicted",
                 where="--flavors",
@@ -593,6 +711,21 @@ def _model_dir(n: argparse.Namespace) -> Path | None:
     if n.status or n.dry_run:
         return find_held_model(name, folder=folder)
     return find_model(name, folder=folder)
+
+
+def _compared_model_dir(n: argparse.Namespace, settings: Settings) -> Path | None:
+    """The model that measured connectomes are compared with: never fetched, never required."""
+    given = settings.translation.model_dir
+    if given is not None or n.level == "group" or n.status:
+        return given
+    from .model.pretrained import find_held_model
+
+    folder = Path(n.model_dir).expanduser().absolute() if n.model_dir else None
+    try:
+        return find_held_model(n.model or "krakencoder-2024", folder=folder)
+    except KrakenBIDSError as error:
+        _log.warning("measured connectomes are not compared with a model: %s", error)
+        return None
 
 
 def _read_resources(n: argparse.Namespace, reader: _Reader) -> Resources:

@@ -25,6 +25,7 @@ def methods_text(settings: Settings) -> str:
     settings
         Those of the run; every number of the text is one of them.
     """
+    references = REFERENCES
     parts = [
         "# Methods",
         f"Connectomes were computed with *kraken-bids* {__version__}, based on *Nipype*, "
@@ -36,12 +37,19 @@ def methods_text(settings: Settings) -> str:
         + ".",
     ]
     if settings.level == "participant":
+        if OWN_ATLAS in settings.atlases and OWN_ATLAS not in dict(settings.atlas_files):
+            parts.append(_OWN_LABELS[settings.coco439])
         if "func" in settings.modalities and "xcp_d" in dict(settings.derivatives):
             parts.append(_DENOISED)
         elif "func" in settings.modalities:
             parts.append(_functional(settings.functional, settings.atlases))
         if "dwi" in settings.modalities:
             parts.append(_structural(settings.structural))
+            references += _structural_references(settings.structural)
+        if "timeseries" in dict(settings.derivatives):
+            parts.append(_READY_SERIES)
+        if settings.connectomes:
+            parts.append(_READY_CONNECTOMES)
     if settings.level == "group" or settings.translation.model_dir is not None:
         parts.append(_translation(settings.translation))
         if settings.functional.mark and settings.level == "group":
@@ -51,15 +59,39 @@ def methods_text(settings: Settings) -> str:
             )
     if settings.level == "group" and settings.regularization.searched:
         parts.append(_regularization(settings.regularization))
-    parts.append("## References\n\n" + REFERENCES)
+    parts.append("## References\n\n" + references)
     return "\n\n".join(parts) + "\n"
 
+
+#: The atlas whose labels may be a participant's own, and whose they are by `Settings.coco439`.
+OWN_ATLAS = "coco439"
+_BUILT = """built from each participant's FreeSurfer outputs: areas of the HCP-MMP 1.0 annotation
+in the voxels of the cortical ribbon, subcortical structures of the automatic segmentation (not
+corrected by FSL FIRST), thalamic nuclei merged into 15 groups a side, brainstem nuclei of the
+group's image, and the group's cerebellar lobules, filled into the participant's cerebellar
+cortex"""
+_CARRIED = "the published group image (most frequent label), carried over by the transforms"
+_OWN_LABELS: dict[str, str] = {
+    "subject": f"Labels of *{OWN_ATLAS}* were {_BUILT}.",
+    "group": f"Labels of *{OWN_ATLAS}* were {_CARRIED}.",
+    "auto": f"Labels of *{OWN_ATLAS}* were {_BUILT}; where FreeSurfer's outputs did not allow "
+    f"that (the sidecars say so), they were {_CARRIED}.",
+}
 
 #: What is done to series that XCP-D denoised; how it did so stands in the sidecars.
 _DENOISED = """Functional connectomes were computed from BOLD series that *XCP-D* had denoised and
 filtered. Series were averaged over the voxels of each region that had signal, and correlated
 (Pearson) over the volumes that XCP-D had not flagged; correlations of several runs were averaged,
 weighted by their number of volumes. Partial correlations are the regularised inverse of these."""
+
+#: What is done to series of regions that were given.
+_READY_SERIES = """Functional connectomes were computed from series of regions that had been
+denoised before; how, stands in their sidecars. The series were correlated (Pearson) over the
+volumes that had not been left out; correlations of several runs were averaged, weighted by their
+number of volumes. Partial correlations are the regularised inverse of these."""
+
+_READY_CONNECTOMES = """Connectomes that had been measured before were taken as they were; what is
+known of their making stands in their sidecars."""
 
 #: What each strategy regresses and leaves out, in words.
 STRATEGIES: dict[str, str] = {
@@ -74,6 +106,14 @@ STRATEGIES: dict[str, str] = {
     "cerebrospinal fluid",
     "ica_aroma": "after non-aggressive ICA-AROMA, the mean signals of white matter and of "
     "cerebrospinal fluid",
+}
+
+
+#: Where a lambda comes from, by what `FunctionalOptions.lambda_source` gives.
+LAMBDA_WORDS: dict[str, str] = {
+    "training value": "the value of the model's training data",
+    "given": "fixed",
+    "default": "chosen here, for no training value is published",
 }
 
 
@@ -111,7 +151,9 @@ def _functional(options: FunctionalOptions, atlases: tuple[str, ...]) -> str:
     if options.min_coverage:
         covered += f"; regions with less than {options.min_coverage:.0%} of them count as missing"
     lambdas = ", ".join(
-        f"{value:g} ({atlas})" for atlas, value in options.pcorr_lambda if atlas in atlases
+        f"{value:g} ({atlas}, {LAMBDA_WORDS[options.lambda_source(atlas)]})"
+        for atlas, value in options.pcorr_lambda
+        if atlas in atlases
     )
     if options.denoising == "recipe":
         denoised = f"""The first
@@ -128,7 +170,8 @@ a Gaussian with a standard deviation of {_edge(options)}, ignoring outliers."""
 BOLD series were averaged over the voxels of each region {covered}. {denoised}
 Correlations of runs were averaged with their numbers of kept volumes as weights. Partial
 correlations were computed after adding lambda to the diagonal of the correlation matrix, with
-lambda {lambdas}."""
+lambda {lambdas}. Where fewer degrees of freedom than regions were left, none was computed unless
+lambda was fixed."""
 
 
 def _structural(options: StructuralOptions) -> str:
@@ -137,13 +180,34 @@ def _structural(options: StructuralOptions) -> str:
         if options.sloppy
         else "seeded dynamically"
     )
+    tissues = FIVE_TISSUE_WORDS.get(options.five_tissue, "a given image")
+    weights = f" {_WEIGHTS}" if options.sift2 else ""
     return f"""## Structural connectomes
 
-Response functions and multi-tissue fibre orientation distributions were estimated with
-*MRtrix3*. {options.n_streamlines:,} streamlines were selected with iFOD2 under anatomical
-constraints, and as many with SD_STREAM, {seeding}. A streamline was assigned to the nearest region
-within {options.assignment_radius_mm:g} mm of each end. Counts were scaled to 5 million streamlines
-and divided by the mean volume of the two regions in units of {TRAINING_VOXEL_MM3} mm³."""
+Response functions (dhollander) and multi-tissue fibre orientation distributions were estimated
+with *MRtrix3*; where a series had no volume without diffusion weighting, those of white matter
+alone (tournier, csd). {options.n_streamlines:,} streamlines were selected with iFOD2 under
+anatomical constraints, and as many with SD_STREAM, {seeding}. Tissues for the constraints came
+from {tissues}. Where ready tractograms or fibre orientation distributions were given, those were
+taken, as the sidecars say. A streamline was assigned to the nearest region within
+{options.assignment_radius_mm:g} mm of each end. Counts were scaled to 5 million streamlines and
+divided by the mean volume of the two regions in units of {TRAINING_VOXEL_MM3} mm³.{weights}"""
+
+
+#: Where tissues come from, in words, by what `StructuralOptions.five_tissue` names.
+FIVE_TISSUE_WORDS: dict[str, str] = {
+    "auto": "the image that QSIRecon had made (hsvs) where there was one, else from the "
+    "participant's FreeSurfer segmentation, else from QSIPrep's tissue maps (the sidecars say "
+    "which)",
+    "freesurfer": "the participant's FreeSurfer segmentation",
+    "hsvs": "the participant's FreeSurfer surfaces and segmentation (*5ttgen hsvs*)",
+    "fsl": "the T1w image by FSL's FAST and FIRST (*5ttgen fsl*)",
+    "maps": "QSIPrep's tissue maps, in which all grey matter counts as cortical",
+}
+_WEIGHTS = (
+    "Streamlines were weighed by SIFT2 besides, and sums of their weights were scaled and divided "
+    "likewise."
+)
 
 
 def _translation(options: TranslationOptions) -> str:
@@ -164,7 +228,8 @@ def _regularization(options: RegularizationOptions) -> str:
     )
     return f"""Before that, partial correlations were computed again with one lambda an atlas for
 the whole cohort: the one that brings the precision matrices nearest to a target, on average over
-the cohort's correlations without missing regions. The target was the mean unregularised precision
+the cohort's correlations that had no missing regions and as many degrees of freedom as regions
+or more. The target was the mean unregularised precision
 matrix of the model's training participants where no other is named: {targets}."""
 
 
@@ -178,3 +243,35 @@ REFERENCES = """\
 - Behzadi Y et al. A component based noise correction method (CompCor) for BOLD and perfusion based
   fMRI. NeuroImage 37:90-101 (2007).
 - Gorgolewski K et al. The brain imaging data structure. Sci Data 3:160044 (2016)."""
+
+
+#: What the structural branch rests on.
+_TRACKING_REFERENCES = """
+- Dhollander T et al. Unsupervised 3-tissue response function estimation from single-shell or
+  multi-shell diffusion MR data without a co-registered T1 image. ISMRM Workshop on Breaking the
+  Barriers of Diffusion MRI (2016).
+- Jeurissen B et al. Multi-tissue constrained spherical deconvolution for improved analysis of
+  multi-shell diffusion MRI data. NeuroImage 103:411-426 (2014).
+- Tournier JD et al. Robust determination of the fibre orientation distribution in diffusion MRI:
+  non-negativity constrained super-resolved spherical deconvolution. NeuroImage 35:1459-1472
+  (2007).
+- Smith RE et al. Anatomically-constrained tractography: improved diffusion MRI streamlines
+  tractography through effective use of anatomical information. NeuroImage 62:1924-1938 (2012)."""
+_SIFT2_REFERENCE = """
+- Smith RE et al. SIFT2: enabling dense quantitative assessment of brain white matter connectivity
+  using streamlines tractography. NeuroImage 119:338-351 (2015)."""
+_FIVE_TISSUE_REFERENCES: dict[str, str] = {
+    "hsvs": """
+- Smith RE et al. Hybrid surface-volume segmentation for improved anatomically-constrained
+  tractography. OHBM (2020).""",
+    "fsl": """
+- Zhang Y et al. Segmentation of brain MR images through a hidden Markov random field model and the
+  expectation-maximization algorithm. IEEE Trans Med Imaging 20:45-57 (2001).
+- Patenaude B et al. A Bayesian model of shape and appearance for subcortical brain segmentation.
+  NeuroImage 56:907-922 (2011).""",
+}
+
+
+def _structural_references(options: StructuralOptions) -> str:
+    weighed = _SIFT2_REFERENCE if options.sift2 else ""
+    return _TRACKING_REFERENCES + weighed + _FIVE_TISSUE_REFERENCES.get(options.five_tissue, "")

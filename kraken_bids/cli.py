@@ -119,7 +119,9 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "-d", "--derivatives", "--datasets",
         nargs="+", default=[], metavar="NAME=PATH", action="extend",
-        help="input derivatives: fmriprep, xcp_d, qsiprep, qsirecon, connectomes; "
+        help="input derivatives: fmriprep, xcp_d, qsiprep, qsirecon, tractograms (.tck, .trk, "
+        ".trx of any program), timeseries (denoised series of regions), connectomes "
+        "(ready-made; participant: connectomes=[FLAVOR=]PATH, may be repeated); "
         "others are found under BIDS_DIR/derivatives",
     )  # fmt: skip
     group.add_argument(
@@ -127,7 +129,8 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--force", action="store_true",
-        help="take XCP-D's series that do not fit the recipe of the models, too, and mark outputs",
+        help="take series of XCP-D, or ready-made ones, that do not fit the recipe of the models, "
+        "too, and mark outputs; track with b-vectors that seem to be wrong",
     )  # fmt: skip
     group.add_argument(
         "--bids-database-dir", metavar="DIR", help="keep pybids' index of the inputs here"
@@ -142,6 +145,11 @@ def _add_recipes(group: argparse._ArgumentGroup) -> None:
         "--atlas-file",
         nargs="+", default=[], metavar="NAME=FILE", action="extend",
         help="label image in MNI152NLin6Asym in place of the published one",
+    )  # fmt: skip
+    group.add_argument(
+        "--coco439", choices=("auto", "subject", "group"), default="auto",
+        help="labels of coco439: the participant's own, built from FreeSurfer's files where they "
+        "allow it, else the published group image; or always one of the two",
     )  # fmt: skip
     group.add_argument(
         "--modality", choices=("func", "dwi"), help="functional or structural branch only"
@@ -179,8 +187,10 @@ def _add_recipes(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         "--pcorr-lambda", nargs="+", default=[], metavar="search|ATLAS=VALUE",
-        help="regularisation of the partial correlation; default 0.06. ATLAS=search, or search "
-        "for all: the group level searches it on the cohort",
+        help="lambda of the partial correlation. Default: 0.06 (training value of fs86, our "
+        "choice for others, which the group level searches where the model has a published "
+        "target). ATLAS=VALUE fixes it: FCpcorr is then made with fewer degrees of freedom than "
+        "regions, too. ATLAS=search, or search for all: searched by the group level",
     )  # fmt: skip
     group.add_argument(
         "--pcorr-target", nargs="+", default=[], metavar="ATLAS=FILE",
@@ -193,8 +203,25 @@ def _add_recipes(group: argparse._ArgumentGroup) -> None:
         "--assignment-radius", type=float, default=4.0, metavar="MM",
         help="search radius at the ends of streamlines; default 4",
     )  # fmt: skip
-    group.add_argument("--random-seed", type=int, default=1, metavar="N", help="of tractography")
+    group.add_argument(
+        "--five-tissue", metavar="{auto,freesurfer,hsvs,fsl,maps}|FILE", default="auto",
+        help="tissues that constrain iFOD2. auto: QSIRecon's hsvs image, else FreeSurfer's "
+        "labels, else QSIPrep's maps; hsvs and fsl: 5ttgen (fsl needs FSL); FILE: your image in "
+        "the space of the DWI, {participant} and {session} in its name stand for labels",
+    )  # fmt: skip
+    group.add_argument(
+        "--random-seed", type=int, default=1, metavar="N",
+        help="of tractography; streamlines repeat with it for one thread only (--omp-nthreads 1)",
+    )  # fmt: skip
+    group.add_argument(
+        "--sift2", action="store_true",
+        help="weigh streamlines by SIFT2: connectomes of the sums of weights, too",
+    )  # fmt: skip
     group.add_argument("--keep-tractograms", action="store_true", help="keep the .tck files")
+    group.add_argument(
+        "--keep-assignments", action="store_true",
+        help="keep the regions in which each streamline ends",
+    )  # fmt: skip
     group.add_argument("--sloppy", action="store_true", help="quick and poor, for trying out")
 
 
@@ -243,7 +270,10 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument("--mem", "--mem-gb", metavar="AMOUNT", help="such as 8G, 1.5G, 7500MB")
     group.add_argument("--mem-mb", metavar="N", help="the same in MB")
-    group.add_argument("-w", "--work-dir", metavar="DIR", help="scratch space")
+    group.add_argument(
+        "-w", "--work-dir", metavar="DIR",
+        help="scratch space; tractograms take 1.6 + 2.6 GB a million --streamlines of a session",
+    )  # fmt: skip
     group.add_argument("--keep-work", action="store_true", help="keep it after success")
     group.add_argument(
         "--use-plugin", "--nipype-plugin-file", metavar="FILE", help="Nipype plugin (JSON)"

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -175,19 +175,6 @@ def remove_stale(dataset_dir: Path, before: Iterable[str], now: Iterable[str]) -
     for path in stale:
         path.unlink()
     return stale
-
-
-def remove_temporary(folders: Iterable[Path]) -> None:
-    """Delete the hidden temporary files that a killed run left in these folders."""
-    for folder in folders:
-        for path in _temporary(folder):
-            path.unlink(missing_ok=True)
-
-
-def _temporary(folder: Path) -> Iterator[Path]:
-    # `atomic_path` names them .<name of the output>.<8 random characters>
-    pattern = ".*.*.????????"
-    yield from (path for path in folder.rglob(pattern) if path.is_file())
 
 
 def remove_tree(folder: Path) -> None:

@@ -9,10 +9,11 @@ import gc
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,9 @@ class MultiProc(MultiProcPlugin):
     def __init__(self, plugin_args: dict[str, Any]) -> None:
         super().__init__(plugin_args=plugin_args)
         self.pool: Any = self.pool
+        self._submitted: dict[int, tuple[Any, Any]] = {}  # node and pool by number of the task
+        #: Failures whose details found no room on the disk.
+        self.unwritten: list[NodeFailure] = []
         self._renew_pool()
 
     def _renew_pool(self) -> None:
@@ -66,6 +70,16 @@ class MultiProc(MultiProcPlugin):
             initargs=(self._cwd, self.plugin_args["omp_nthreads"]),
         )
 
+    def _submit_job(self, node: Any, updatehash: bool = False) -> int:
+        """Hand a node to the pool; gives the number of its task."""
+        try:
+            taskid: int = super()._submit_job(node, updatehash)
+        except BrokenProcessPool:  # a worker was killed that had nothing to do
+            self._renew_pool()
+            taskid = super()._submit_job(node, updatehash)
+        self._submitted[taskid] = node, self.pool
+        return taskid
+
     def _async_callback(self, args: Any) -> None:
         """Results are asked for in `_get_result`; a callback could not raise."""
 
@@ -73,20 +87,62 @@ class MultiProc(MultiProcPlugin):
         future = self._task_obj[taskid]
         if not future.done():
             return None
+        node, pool = self._submitted[taskid]
         try:
             result: dict[str, Any] = future.result()
         except BrokenProcessPool:
-            self._renew_pool()
-            error = ResourceError(
-                "a worker process was killed from outside, most often because memory ran out",
-                fix="Give more memory (--mem, or the scheduler's request) or fewer processes "
-                "(--nprocs).",
-            )
-            name = f"{type(error).__module__}.{type(error).__name__}"
-            return {"result": None, "traceback": [f"{name}: {error}\n"], "taskid": taskid}
+            if pool is self.pool:
+                self._renew_pool()
+            told = "a worker process was killed from outside, most often because memory ran out"
+            line = _as_last_line(self._memory_error(told, node))
+            return {"result": None, "traceback": [line], "taskid": taskid}
         except Exception as error:  # noqa: BLE001 - told as the node's failure, whatever it is
-            return {"result": None, "traceback": format_exception(error), "taskid": taskid}
+            result = {"result": None, "traceback": format_exception(error), "taskid": taskid}
+        if result.get("traceback") and (problem := self._explain(result["traceback"], node)):
+            result["traceback"] = [*result["traceback"], _as_last_line(problem)]
         return result
+
+    def _explain(self, traceback: Sequence[str], node: Any) -> ResourceError | None:
+        """Say of a failure below our own code that memory or disk were used up, if so."""
+        text = "".join(traceback)
+        if match := _NO_ROOM.search(text):
+            return ResourceError(
+                f"step '{node.name}' cannot write: {match[0].strip()}",
+                where=f"working folder {node.base_dir or ''}".strip(),
+                fix="Make room, or give a --work-dir on a larger disk.",
+            )
+        if match := _NO_MEMORY.search(text.rstrip()):
+            return self._memory_error(f"memory ran out ({match['text'] or 'MemoryError'})", node)
+        return None
+
+    def _memory_error(self, what: str, node: Any) -> ResourceError:
+        """What a node that ran out of memory needs, and what it may take."""
+        return ResourceError(
+            f"{what}: step '{node.name}' needs about {node.mem_gb or 0.2:.3g} GB, the limit is "
+            f"{self.memory_gb:.3g} GB for {self.processors} process(es)",
+            fix="Give more memory (--mem, or the scheduler's request) or fewer processes "
+            "(--nprocs).",
+        )
+
+    def _report_crash(self, node: Any, result: dict[str, Any] | None = None) -> str:
+        """Write the details of a failure; on a full disk keep in mind what it was."""
+        try:
+            return str(super()._report_crash(node, result))
+        except OSError:
+            lines = "".join((result or {}).get("traceback") or ()).splitlines()
+            message = _message(lines)
+            self.unwritten.append(NodeFailure(node.fullname, message, Path(os.devnull)))
+            return ""
+
+
+#: What a full disk, or one with a quota, says.
+_NO_ROOM = re.compile(r"(?<=\] )(No space left on device|Disk quota exceeded|File too large)")
+#: Last line of a traceback of an allocation that failed.
+_NO_MEMORY = re.compile(r"^\s*\S*MemoryError(?:: (?P<text>.*))?\Z", re.MULTILINE)
+
+
+def _as_last_line(error: ResourceError) -> str:
+    return f"{type(error).__module__}.{type(error).__name__}: {error}\n"
 
 
 def _start_worker(cwd: str, n_threads: int) -> None:
@@ -173,7 +229,7 @@ def run_workflow(
         except RuntimeError as error:
             # Nipype re-raises the first failure at the end; the crash files tell all of them.
             _log.debug("workflow ended with %s", error)
-            failures = read_failures(crash_dir)
+            failures = [*read_failures(crash_dir), *getattr(runner, "unwritten", ())]
             if not failures:
                 raise
             return failures
@@ -214,20 +270,46 @@ def _nipype_log(log_file: Path | None) -> Iterator[None]:
     handler: logging.Handler = logging.NullHandler()
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(log_file)
+        handler = _LogFile(log_file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
     before, log.handlers, log.propagate = log.handlers, [handler], False
     try:
         yield
     finally:
         log.handlers, log.propagate = before, True
-        handler.close()
+        with contextlib.suppress(OSError):  # told by `_LogFile`
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log file; if its disk is full that is said once, and work goes on."""
+
+    is_told = False
+
+    def handleError(self, _record: logging.LogRecord) -> None:  # noqa: N802 - Python's name
+        """Take note of a line that could not be written."""
+        if not self.is_told:
+            self.is_told = True
+            _log.warning("the log %s cannot be written: %s", self.baseFilename, sys.exc_info()[1])
 
 
 def read_failures(crash_dir: Path) -> list[NodeFailure]:
-    """Read the crash files of a run."""
+    """Read the crash files of a run, but those that a full disk has cut before the node."""
     files = sorted(crash_dir.glob("crash-*.txt"), key=lambda path: path.stat().st_mtime_ns)
-    return [_read_failure(path) for path in files]
+    return [failure for failure in map(_read_failure, files) if failure.node]
+
+
+def keep_details(failure: NodeFailure, folder: Path) -> Path:
+    """Move the details of a failure to the logs; where that cannot be, they stay."""
+    kept = folder / failure.crash_file.name
+    if failure.crash_file == Path(os.devnull):
+        return failure.crash_file
+    try:
+        shutil.move(failure.crash_file, kept)
+    except OSError as error:
+        _log.warning("%s cannot be written: %s", kept, error.strerror)
+        return failure.crash_file
+    return kept
 
 
 #: The line with which Python ends a traceback: a dotted exception name, then its message.
@@ -239,15 +321,19 @@ _LAST_LINE = re.compile(
 def _read_failure(path: Path) -> NodeFailure:
     lines = path.read_text("utf-8", errors="replace").splitlines()
     node = next((line.removeprefix("Node: ") for line in lines if line.startswith("Node: ")), "")
+    return NodeFailure(node, _message(lines), path)
+
+
+def _message(lines: Sequence[str]) -> str:
+    """What a traceback says last, in our words if it is an error of ours."""
     message = ""
     for line in lines:
         match = _LAST_LINE.match(line.strip())
-        ours = match is not None and match["error"].startswith("kraken_bids.")
-        if match and ours:
-            return NodeFailure(node, match["text"], path)
+        if match and match["error"].startswith("kraken_bids."):
+            return match["text"]
         if match and match["error"] != "nipype.pipeline.engine.nodes.NodeExecutionError":
             message = f"{match['error'].rpartition('.')[2]}: {match['text']}"
-    return NodeFailure(node, message or "stopped without a message", path)
+    return message or "stopped without a message"
 
 
 @contextlib.contextmanager

@@ -76,7 +76,10 @@ def _sc(kind: str, algorithm: str) -> tuple[Recipe, ...]:
         "divided by the volumes of the two regions, corrected for intracranial volume in a way "
         "that is not published"
     )
-    weights = f"sum of SIFT2 weights of {algorithm} streamlines that end in both regions"
+    weights = (
+        f"sum of SIFT2 weights of {algorithm} streamlines that end in both regions, scaled to 5 "
+        "million selected"
+    )
     normalised, weighted = "volume-normalised streamline count", "SIFT2-weighted streamline count"
     corrected = "corrected for intracranial volume"
     return (
@@ -87,9 +90,10 @@ def _sc(kind: str, algorithm: str) -> tuple[Recipe, ...]:
         Recipe(kind, "volnormicv", f"{kind}VNICV", f"{normalised}, {corrected}", "au",
                f"{count}, {icv}"),
         Recipe(kind, "sift2", f"{kind}SIFT2", weighted, "au", weights,
-               other_meas=f"{kind}SiftCount"),
+               is_measured=True, other_meas=f"{kind}SiftCount"),
         Recipe(kind, "sift2volnorm", f"{kind}SIFT2VN", f"volume-normalised {weighted}",
-               "au/voxel", f"{weights}, {volume}", other_meas=f"{kind}SiftVN"),
+               "au/voxel", f"{weights}, {volume}", is_measured=True,
+               other_meas=f"{kind}SiftVN"),
         Recipe(kind, "sift2volnormicv", f"{kind}SIFT2VNICV",
                f"volume-normalised {weighted}, {corrected}", "au", f"{weights}, {icv}"),
     )  # fmt: skip

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from .atlases import load_atlas
 from .bids.names import output_path
-from .bids.regularization import SEARCH_LABEL, count_lambdas, name_lambdas, read_sidecar
-from .errors import InputError, KrakenBIDSError, Problems
-from .fetch import find_files, held_file, search_dirs
+from .bids.regularization import (
+    SEARCH_LABEL,
+    count_lambdas,
+    has_few_dof,
+    name_lambdas,
+    read_lambda,
+    read_lambda_source,
+    read_sidecar,
+)
+from .errors import InputError, KrakenBIDSError, Problems, ResourceError
+from .fetch import find_files, held_file, resource_dir, search_dirs
 from .flavors import Flavor
 from .plan import CohortSession, LambdaSearchPlan, LambdaTarget
 from .published import published_extras
@@ -29,9 +37,10 @@ def plan_lambda_search(
     sessions: Sequence[CohortSession],
     *,
     model_flavors: Collection[str] = (),
+    own_targets: Collection[str] = (),
     fetch: bool = True,
 ) -> LambdaSearchPlan | None:
-    """Find what a search for lambda needs; None if none is asked for.
+    """Find what a search for lambda needs; None if there is nothing to search for.
 
     Parameters
     ----------
@@ -41,6 +50,9 @@ def plan_lambda_search(
         The cohort with all its connectomes, whichever of them are asked for.
     model_flavors
         Flavors of the model: partial correlations that it lacks are not made. Empty if not known.
+    own_targets
+        Atlases with published targets of this model. They are searched for without being asked,
+        too, where the partial correlations have a lambda that nobody chose.
     fetch
         Whether published targets are fetched if need be. Else those that are not here are left
         without a file, and files are not read.
@@ -52,15 +64,17 @@ def plan_lambda_search(
         `Problems` with all of them.
     """
     asked = settings.regularization.searched
-    if not asked:
-        return None
-    atlases = [atlas for atlas in asked if _is_wanted(atlas, settings, sessions, model_flavors)]
+    atlases = _asked_for(asked, settings, sessions, model_flavors) if asked else []
+    measured = {name for session in sessions for name, _ in session.connectomes}
+    for atlas in unchosen_atlases(settings, sessions):
+        if (
+            f"FCpcorr_{atlas}_hpf" in measured
+            and atlas in own_targets
+            and not _reason_against(atlas, settings, sessions, model_flavors)
+        ):
+            atlases.append(atlas)
     if not atlases:
-        raise InputError(
-            f"there are no correlations to search lambda on for {', '.join(asked)}",
-            where="--pcorr-lambda search",
-            fix="Leave the search out, or measure FCcorr_<atlas>_hpf first.",
-        )
+        return None
     targets, problems = [], []
     for atlas in atlases:
         try:
@@ -69,8 +83,68 @@ def plan_lambda_search(
             problems.append(problem)
     if problems:
         raise Problems(problems) if len(problems) > 1 else problems[0]
-    correlations = tuple(_correlations(session, atlases) for session in sessions)
-    return LambdaSearchPlan(tuple(targets), correlations)
+    rows = [_by_support(session, atlases) for session in sessions]
+    return LambdaSearchPlan(
+        tuple(targets), tuple(row for row, _ in rows), withheld=tuple(few for _, few in rows)
+    )
+
+
+def _asked_for(
+    asked: Sequence[str],
+    settings: Settings,
+    sessions: Sequence[CohortSession],
+    model_flavors: Collection[str],
+) -> list[str]:
+    """Atlases of a search that a person asked for; what cannot be had is told."""
+    reasons = {atlas: _reason_against(atlas, settings, sessions, model_flavors) for atlas in asked}
+    for atlas, reason in reasons.items():
+        if reason:
+            _log.warning("lambda of %s is not searched for: %s", atlas, reason)
+    if all(reasons.values()):
+        raise InputError(
+            f"there are no correlations to search lambda on for {', '.join(asked)}: "
+            + "; ".join(dict.fromkeys(reasons.values())),
+            where="--pcorr-lambda search",
+            fix="Leave the search out, or measure FCcorr_<atlas>_hpf on enough volumes first.",
+        )
+    return [atlas for atlas, reason in reasons.items() if not reason]
+
+
+def unchosen_atlases(settings: Settings, sessions: Sequence[CohortSession]) -> list[str]:
+    """Atlases whose lambda nobody chose and no model was trained with, in measured connectomes.
+
+    Parameters
+    ----------
+    settings
+        Those of the run.
+    sessions
+        The cohort. An atlas of which it has a partial correlation with a lambda given, or made
+        elsewhere, is none of them.
+    """
+    unnamed = [
+        atlas
+        for atlas in settings.atlases
+        if settings.functional.lambda_source(atlas) == "default"
+        and atlas not in settings.regularization.searched
+    ]
+    given = {
+        Flavor.parse(name).atlas
+        for session in sessions
+        for name, file in session.connectomes
+        if name.startswith("FCpcorr_")
+        and Flavor.parse(name).atlas in unnamed
+        and read_lambda_source(file) != "default"
+    }
+    return [atlas for atlas in unnamed if atlas not in given]
+
+
+def _by_support(
+    session: CohortSession, atlases: Sequence[str]
+) -> tuple[tuple[tuple[str, Path], ...], tuple[str, ...]]:
+    """A session's correlations by atlas, and the atlases with too few degrees of freedom."""
+    files = _correlations(session, atlases)
+    few = tuple(atlas for atlas, file in files if has_few_dof(file))
+    return tuple((atlas, file) for atlas, file in files if atlas not in few), few
 
 
 def _correlations(session: CohortSession, atlases: Sequence[str]) -> tuple[tuple[str, Path], ...]:
@@ -80,24 +154,144 @@ def _correlations(session: CohortSession, atlases: Sequence[str]) -> tuple[tuple
     return tuple((atlas, files[name]) for atlas, name in named if name in files)
 
 
-def _is_wanted(
+def _reason_against(
     atlas: str,
     settings: Settings,
     sessions: Sequence[CohortSession],
     model_flavors: Collection[str],
-) -> bool:
-    """Whether an atlas' lambda would be of use; says why not."""
+) -> str:
+    """Why an atlas' lambda would be of no use; empty if it is."""
     partial = f"FCpcorr_{atlas}_hpf"
-    reason = ""
     if settings.flavors and partial not in settings.flavors:
-        reason = f"{partial} is not among --flavors"
-    elif model_flavors and partial not in model_flavors:
-        reason = f"the model lacks {partial}"
-    elif not any(_correlations(session, [atlas]) for session in sessions):
-        reason = f"nobody has FCcorr_{atlas}_hpf"
-    if reason:
-        _log.warning("lambda of %s is not searched for: %s", atlas, reason)
-    return not reason
+        return f"{partial} is not among --flavors"
+    if model_flavors and partial not in model_flavors:
+        return f"the model lacks {partial}"
+    files = [file for session in sessions for _, file in _correlations(session, [atlas])]
+    if not files:
+        return f"nobody has FCcorr_{atlas}_hpf"
+    if all(map(has_few_dof, files)):
+        return f"all {len(files)} of FCcorr_{atlas}_hpf have fewer degrees of freedom than regions"
+    return ""
+
+
+def published_targets(model_dir: Path | None) -> tuple[str, ...]:
+    """Atlases with published targets of the training data of a model."""
+    from .model.bundle import open_bundle
+    from .model.card import published_sources
+
+    if model_dir is None:
+        return ()
+    bundle = open_bundle(model_dir)
+    flavors = {name for one in published_sources(bundle.config) for name in one.flavors}
+    return tuple(
+        atlas
+        for atlas in (name.removeprefix("regtarget-") for name in published_extras())
+        if f"FCpcorr_{atlas}_hpf" in flavors & set(bundle.flavors)
+    )
+
+
+def tell_unchosen(
+    sessions: Sequence[CohortSession], settings: Settings, *, searched: Collection[str] = ()
+) -> None:
+    """Warn of partial correlations whose lambda is our choice, and that no search replaces."""
+    measured = {name for session in sessions for name, _ in session.connectomes}
+    left = [
+        atlas
+        for atlas in unchosen_atlases(settings, sessions)
+        if f"FCpcorr_{atlas}_hpf" in measured and atlas not in searched
+    ]
+    if left:
+        _log.warning(
+            "partial correlations of %s keep lambda %g, our choice: the training value is not "
+            "published, and this model has no published target to search against "
+            "(--pcorr-target, or a value: --pcorr-lambda %s=VALUE at the participant level)",
+            ", ".join(left),
+            dict(FunctionalOptions().pcorr_lambda)[left[0]],
+            left[0],
+        )
+
+
+def plan_fitted_lambdas(
+    settings: Settings, sessions: Sequence[CohortSession]
+) -> LambdaSearchPlan | None:
+    """Plan to make partial correlations with the lambda that an adaptation was fitted with.
+
+    Parameters
+    ----------
+    settings
+        Those of the run; if the adaptation is a file, it names the lambdas of its cohort.
+    sessions
+        What is to be adapted, with all connectomes.
+
+    Returns
+    -------
+    LambdaSearchPlan or None
+        None if there is nothing to make: the lambdas are the same, or not known.
+    """
+    from .model.adaptation_file import fitted_lambdas, load_provenance
+
+    adaptation = settings.translation.adaptation
+    if not Path(adaptation).is_file():
+        return None
+    fitted = {
+        Flavor.parse(name).atlas: value
+        for name, value in fitted_lambdas(Path(adaptation)).items()
+        if not settings.flavors or name in settings.flavors
+    }
+    for name in load_provenance(Path(adaptation)).get("pcorr_lambda_mixed", {}):
+        _log.warning(
+            "%s was fitted on %s with several lambdas: whether those to adapt are like them "
+            "cannot be told",
+            adaptation,
+            name,
+        )
+    unchanged = tuple(_unchanged(session, fitted, adaptation) for session in sessions)
+    rows = [
+        _by_support(session, [atlas for atlas in fitted if atlas not in same])
+        for session, same in zip(sessions, unchanged, strict=True)
+    ]
+    to_make = {atlas for row, _ in rows for atlas in dict(row)}
+    to_make |= {
+        Flavor.parse(name).atlas
+        for session, same in zip(sessions, unchanged, strict=True)
+        for name, _ in session.connectomes
+        if name.startswith("FCpcorr_") and Flavor.parse(name).atlas not in same
+    }
+    if not to_make & set(fitted):
+        return None
+    return LambdaSearchPlan(
+        (),
+        tuple(row for row, _ in rows),
+        withheld=tuple(few for _, few in rows),
+        unchanged=unchanged,
+        fitted=tuple(fitted.items()),
+        fitted_by=Path(adaptation).name,
+    )
+
+
+def _unchanged(
+    session: CohortSession, fitted: Mapping[str, float], adaptation: str
+) -> tuple[str, ...]:
+    """Atlases of which a session's partial correlation has the lambda fitted, or none can be made.
+
+    A lambda that is not known, and no correlation to make another one from: it is used, and told.
+    """
+    from .model.adaptation_file import is_same_lambda
+
+    files = dict(session.connectomes)
+    same = []
+    for atlas, value in fitted.items():
+        name = f"FCpcorr_{atlas}_hpf"
+        measured = read_lambda(files[name]) if name in files else None
+        if measured is not None and is_same_lambda(measured, value):
+            same.append(atlas)
+        elif name in files and measured is None and f"FCcorr_{atlas}_hpf" not in files:
+            same.append(atlas)
+            _log.warning(
+                "%s: lambda of %s is not known; %s was fitted with %.6g",
+                session.label, name, adaptation, value,
+            )  # fmt: skip
+    return tuple(same)
 
 
 def _find_target(atlas: str, settings: Settings, *, fetch: bool) -> LambdaTarget:
@@ -108,7 +302,16 @@ def _find_target(atlas: str, settings: Settings, *, fetch: bool) -> LambdaTarget
         return LambdaTarget(atlas, own.name, _sha256(own), own)
     name = f"regtarget-{atlas}"
     published = published_extras()[name].files[0]
-    file = find_files([published])[0] if fetch else held_file(published, search_dirs())
+    try:
+        file = find_files([published])[0] if fetch else held_file(published, search_dirs())
+    except ResourceError as error:
+        raise ResourceError(
+            f"{published.name}, the target that lambda of {atlas} is searched against, is not "
+            f"here: {error.what}",
+            where=error.where,
+            fix=f"Fetch it where there is a network (kraken-model fetch {name}) and put it into "
+            f"{resource_dir()}, or keep the lambda measured with: --pcorr-lambda {atlas}=0.06.",
+        ) from error
     if file is not None:
         _check_target(atlas, file)
     return LambdaTarget(atlas, name, published.sha256, file)
@@ -132,8 +335,28 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def tell_search(search: LambdaSearchPlan) -> None:
-    """Say what is searched for, on how many matrices and against what."""
+def tell_search(search: LambdaSearchPlan, sessions: Sequence[CohortSession] = ()) -> None:
+    """Say what is made again, on how many matrices, against what, and for whom it cannot be."""
+    for atlas, value in search.fitted:
+        n_made = sum(atlas in dict(row) for row in search.correlations)
+        if n_made:
+            _log.warning(
+                "FCpcorr_%s_hpf of %d sessions is made again from FCcorr_%s_hpf with lambda %.6g, "
+                "that of %s",
+                atlas, n_made, atlas, value, search.fitted_by,
+            )  # fmt: skip
+    for atlas in search.atlases:
+        labels = [
+            session.label
+            for session, few in zip(sessions, search.withheld, strict=False)
+            if atlas in few
+        ]
+        if labels:
+            _log.warning(
+                "%d sessions have fewer degrees of freedom than regions of %s: no lambda is "
+                "searched on them, and they are used without FCpcorr_%s_hpf: %s",
+                len(labels), atlas, atlas, ", ".join(labels[:5]) + (" …" if labels[5:] else ""),
+            )  # fmt: skip
     for target in search.targets:
         n_matrices = sum(target.atlas in dict(row) for row in search.correlations)
         _log.info(
@@ -147,7 +370,8 @@ def tell_search(search: LambdaSearchPlan) -> None:
 
 def tell_found(search: LambdaSearchPlan, dataset_dir: Path) -> None:
     """Say what was found, and what is unusual of it."""
-    for atlas, flavor in zip(search.atlases, map(Flavor.parse, search.flavors), strict=True):
+    for atlas in (target.atlas for target in search.targets):
+        flavor = Flavor.parse(f"FCpcorr_{atlas}_hpf")
         path = output_path("lambda_search", atlas=atlas, meas=flavor.meas, desc=SEARCH_LABEL)
         facts = read_sidecar(dataset_dir / path)
         found, left_out = float(facts["Regularization"]), facts["LeftOut"]
@@ -207,35 +431,16 @@ def tell_measured_lambdas(
             )
 
 
-def tell_adapted_lambdas(sessions: Sequence[CohortSession], adaptation: str) -> None:
-    """Warn of partial correlations with another lambda than an adaptation was fitted on.
-
-    Parameters
-    ----------
-    sessions
-        What is to be adapted.
-    adaptation
-        A mode, or a fitted file: it names the lambda if that was searched for.
-    """
-    from .model.adaptation_file import load_provenance
-
-    if not Path(adaptation).is_file():
-        return
-    fitted = load_provenance(Path(adaptation)).get("pcorr_lambda", {})
-    for atlas, value in fitted.items():
-        name = f"FCpcorr_{atlas}_hpf"
-        files = [dict(s.connectomes)[name] for s in sessions if name in dict(s.connectomes)]
-        counts = count_lambdas(files)
-        if set(counts) - {value}:
-            _log.warning(
-                "%s was fitted on partial correlations of %s with lambda %r, but those to adapt "
-                "have %s: measure them with --pcorr-lambda %s=%r",
-                adaptation, atlas, value, name_lambdas(counts), atlas, value,
-            )  # fmt: skip
-
-
 def tell_later_search(settings: Settings) -> None:
-    """Warn, at the participant level, that a search is the group level's."""
+    """Say, at the participant level, what lambda is our choice, and who searches for it."""
+    unchosen = unchosen_atlases(settings, ())
+    if unchosen and "func" in settings.modalities:
+        _log.info(
+            "lambda of %s is our choice, %g: no training value is published. The group level "
+            "searches for it where the model has a published target",
+            ", ".join(unchosen),
+            dict(settings.functional.pcorr_lambda)[unchosen[0]],
+        )
     searched = settings.regularization.searched
     given = dict(settings.functional.pcorr_lambda)
     if searched:

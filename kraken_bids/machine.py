@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,3 +104,37 @@ def default_work_dir(environ: Mapping[str, str] = os.environ) -> Path:
         if environ.get(variable):
             return Path(environ[variable]) / "kraken-bids"
     return Path(tempfile.gettempdir()) / f"kraken-bids-{os.getuid()}"
+
+
+#: ``5ttgen`` and what it calls beside MRtrix3's own programs, by its algorithm. ``hsvs`` makes use
+#: of FSL where it is there; of FreeSurfer it reads files only.
+FIVE_TISSUE_PROGRAMS: dict[str, tuple[str, ...]] = {
+    "hsvs": ("5ttgen",),
+    "fsl": ("5ttgen", "bet", "fast", "run_first_all"),
+}
+
+
+def missing_five_tissue_programs(
+    source: str, environment: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """Say what is not there that a source of five-tissue images needs.
+
+    Parameters
+    ----------
+    source
+        A key of `FIVE_TISSUE_PROGRAMS`; others need nothing.
+    environment
+        Environment variables; those of this process if None.
+    """
+    environment = os.environ if environment is None else environment
+    programs = FIVE_TISSUE_PROGRAMS.get(source, ())
+    path = environment.get("PATH")
+    missing = [name for name in programs if shutil.which(name, path=path) is None]
+    if source == "fsl":
+        root = environment.get("FSLDIR", "")
+        models = Path(root) / "data" / "first" / "models_336_bin"
+        if not root:
+            missing.append("the environment variable FSLDIR")
+        elif not models.is_dir():
+            missing.append(f"FIRST's models {models}")
+    return tuple(missing)

@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .bids.writers import write_text
 from .boilerplate import methods_text
-from .completion import fingerprint, is_finished, remove_temporary, remove_tree
+from .claims import claimed, remove_leftovers
+from .completion import fingerprint, finished_outputs, is_finished, remove_tree
 from .errors import KrakenBIDSError
 from .plan import SessionPlan
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .ready_connectomes import ReadyCohort
 
 _log = logging.getLogger(__name__)
 
@@ -83,19 +87,56 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}_{uuid.uuid4().hex[:8]}"
 
 
+@dataclass(frozen=True)
+class Work:
+    """What an invocation of the participant level is to do.
+
+    Parameters
+    ----------
+    plans
+        Sessions.
+    keys
+        Fingerprint of each session by label.
+    done
+        Labels of the sessions that are finished.
+    cohort
+        Ready-made connectomes.
+    """
+
+    plans: tuple[SessionPlan, ...]
+    keys: dict[str, str]
+    done: frozenset[str]
+    cohort: ReadyCohort
+
+    @property
+    def todo(self) -> list[SessionPlan]:
+        """Sessions that are not finished and have inputs."""
+        return [plan for plan in self.plans if plan.label not in self.done and plan.has_inputs]
+
+
+def plan_work(settings: Settings) -> Work:
+    """Find all inputs, and what of it is done already."""
+    from .bids.inputs import plan_sessions
+    from .fetch import find_atlas_file
+    from .ready_connectomes import open_ready_cohort
+
+    cohort = open_ready_cohort(settings)
+    plans = plan_sessions(settings, atlas_file=find_atlas_file, connectomes=cohort.found)
+    keys = {plan.label: session_key(plan, settings) for plan in plans}
+    done = frozenset(
+        label for label, key in keys.items() if is_finished(settings.output_dir, label, key)
+    )
+    return Work(plans, keys, done, cohort)
+
+
 def run_participants(settings: Settings, *, action: str = "run", config: str = "") -> int:
     """Measure the connectomes of all participants asked for."""
-    from .bids.inputs import pairing_table, plan_sessions
-    from .fetch import find_atlas_file
+    from .bids.inputs import pairing_table
     from .lambda_search import tell_later_search
+    from .scratch import tell_scratch
 
-    plans = plan_sessions(settings, atlas_file=find_atlas_file)
-    keys = {plan.label: session_key(plan, settings) for plan in plans}
-    done = {
-        plan.label
-        for plan in plans
-        if is_finished(settings.output_dir, plan.label, keys[plan.label])
-    }
+    work = plan_work(settings)
+    plans, keys, done = work.plans, work.keys, work.done
     if action == "status":
         return _tell_status(plans, done)
     _log.info("%s", pairing_table(plans))
@@ -105,19 +146,24 @@ def run_participants(settings: Settings, *, action: str = "run", config: str = "
         for problem in plan.problems:
             outcome.fail(plan.label, str(problem))
     if action == "dry_run":
+        tell_scratch([plan for plan in plans if plan.label not in done], settings)
         _log.info("dry run: %d of %d sessions are to be done", len(plans) - len(done), len(plans))
         return outcome.tell()
     if action == "reports_only":
         return _write_pages(plans, settings, outcome)
     _write_dataset(settings)
-    todo = [
-        plan for plan in plans if plan.label not in done and (plan.functional or plan.diffusion)
-    ]
+    todo = work.todo
     outcome.skipped += [plan.label for plan in plans if plan.label in done]
+    _tell_changed(todo, keys, settings)
     if todo:
-        _measure(todo, keys, settings=settings, config=config, outcome=outcome)
+        with claimed(_work_dirs(todo, settings).values()):
+            _measure(
+                todo, keys, settings=settings, config=config, outcome=outcome, cohort=work.cohort
+            )
     _translate_finished(plans, settings=settings, outcome=outcome)
-    return outcome.tell()
+    code = outcome.tell()
+    _tell_withheld(plans, settings)
+    return code
 
 
 def session_key(plan: SessionPlan, settings: Settings) -> str:
@@ -129,10 +175,11 @@ def session_key(plan: SessionPlan, settings: Settings) -> str:
         settings.structural,
         settings.atlases,
         settings.flavors,
+        *((plan.series, plan.connectomes) if plan.series or plan.connectomes else ()),
     )
 
 
-def _tell_status(plans: Sequence[SessionPlan], done: set[str]) -> int:
+def _tell_status(plans: Sequence[SessionPlan], done: frozenset[str]) -> int:
     for plan in plans:
         state = "done" if plan.label in done else "to do"
         _log.info("%-24s %s%s", plan.label, state, " (problems)" if plan.problems else "")
@@ -163,27 +210,33 @@ def _measure(
     settings: Settings,
     config: str,
     outcome: Outcome,
+    cohort: ReadyCohort,
 ) -> None:
     """Run the participants' graph and sort out what became of whom."""
     from kraken_bids.workflows.base import init_participants_wf, session_wf_name
 
     from .bids.inputs import input_uris
-    from .execution import claim_folder, run_workflow
+    from .execution import claim_folder, keep_details, run_workflow
+    from .scratch import check_scratch, forget_released
 
+    _tell_compared(settings)
     run_id = new_run_id()
-    work_dirs = {
-        plan.label: settings.work_dir / "participants_wf" / session_wf_name(plan) for plan in plans
-    }
+    work_dirs = _work_dirs(plans, settings)
+    check_scratch(plans, settings, work_dirs=list(work_dirs.values()))
     for plan in plans:
         claim_folder(work_dirs[plan.label])
-        remove_temporary([session_dir(settings.output_dir, plan)])
+        remove_leftovers([session_dir(settings.output_dir, plan)])
+    plans = _with_values(plans, cohort, work_dirs, outcome)
+    if not plans:
+        return
+    forget_released({work_dirs[plan.label]: keys[plan.label] for plan in plans})
     workflow = init_participants_wf(
         plans, settings=settings, keys=keys, sources=input_uris(plans, settings)
     )
     log_dirs = {plan.label: settings.output_dir / "logs" / plan.label / run_id for plan in plans}
     for log_dir in log_dirs.values():
         write_text(log_dir / "config.toml", config)
-        write_text(log_dir / "CITATION.md", methods_text(settings))
+        write_text(log_dir / "CITATION.md", methods_text(_as_measured(settings, plans)))
     if settings.write_graph:
         for plan, log_dir in ((plan, log_dirs[plan.label]) for plan in plans):
             workflow.get_node(session_wf_name(plan)).write_graph(
@@ -202,8 +255,7 @@ def _measure(
     )
     for failure in failures:
         label = next(labels[part] for part in failure.node.split(".") if part in labels)
-        kept = log_dirs[label] / failure.crash_file.name
-        shutil.move(failure.crash_file, kept)
+        kept = keep_details(failure, log_dirs[label])
         step = failure.node.partition(session_wf_name_of(label, labels))[2].strip(".")
         outcome.fail(label, f"{failure.message} [{step}; details: {kept}]")
     failed = {label for label in outcome.failures if label in log_dirs}
@@ -214,6 +266,80 @@ def _measure(
                 outcome.done.append(plan.label)
             if not settings.keep_work:
                 remove_tree(work_dirs[plan.label])
+
+
+def _tell_changed(plans: Sequence[SessionPlan], keys: dict[str, str], settings: Settings) -> None:
+    """Say of which sessions there are outputs, but of other inputs or settings."""
+    for plan in plans:
+        key, _ = finished_outputs(settings.output_dir, plan.label)
+        if key and key != keys[plan.label]:
+            _log.info(
+                "%s: inputs or settings have changed since its outputs were made (or the program "
+                "has); they are made again",
+                plan.label,
+            )
+
+
+def _work_dirs(plans: Sequence[SessionPlan], settings: Settings) -> dict[str, Path]:
+    """Working folder of each session, by its label."""
+    from kraken_bids.workflows.base import session_wf_name
+
+    folder = settings.work_dir / "participants_wf"
+    return {plan.label: folder / session_wf_name(plan) for plan in plans}
+
+
+def _tell_withheld(plans: Sequence[SessionPlan], settings: Settings) -> None:
+    """Say once a session of which atlases it has no partial correlation: no failure, no secret."""
+    from .bids.regularization import withheld_atlases
+
+    for plan in plans:
+        atlases = [
+            atlas
+            for atlas in withheld_atlases(session_dir(settings.output_dir, plan))
+            if not settings.flavors or f"FCpcorr_{atlas}_hpf" in settings.flavors
+        ]
+        if atlases:
+            names = ", ".join(f"FCpcorr_{atlas}_hpf" for atlas in atlases)
+            _log.warning(
+                "%s: without %s, for there are fewer degrees of freedom than regions; see its "
+                "page. Longer or more runs, or a fixed lambda (--pcorr-lambda %s=0.06)",
+                plan.label,
+                names,
+                atlases[0],
+            )
+
+
+def _as_measured(settings: Settings, plans: Sequence[SessionPlan]) -> Settings:
+    """Settings with the modalities that are measured: with ready-made inputs, maybe none."""
+    if not (settings.connectomes or "timeseries" in dict(settings.derivatives)):
+        return settings
+    there = {"func": any(p.functional for p in plans), "dwi": any(p.diffusion for p in plans)}
+    return replace(settings, modalities=tuple(m for m in settings.modalities if there[m]))
+
+
+def _with_values(
+    plans: Sequence[SessionPlan],
+    cohort: ReadyCohort,
+    work_dirs: dict[str, Path],
+    outcome: Outcome,
+) -> list[SessionPlan]:
+    """Lay down the values of ready-made connectomes; sessions where that fails are left out."""
+    laid = []
+    for plan in plans:
+        try:
+            laid.append(cohort.lay_down(plan, work_dirs[plan.label] / "ready_connectomes"))
+        except KrakenBIDSError as error:
+            outcome.fail(plan.label, str(error))
+    return laid
+
+
+def _tell_compared(settings: Settings) -> None:
+    """Say why connectomes are not compared with a model's training data, if they are not."""
+    if settings.compared_model_dir is None:
+        _log.info(
+            "training_mean_r in the tables of quality is n/a: no model is on this machine yet "
+            "(--model, or kraken-model fetch krakencoder-2024). The group level tells it for all"
+        )
 
 
 def session_wf_name_of(label: str, labels: dict[str, str]) -> str:

@@ -6,12 +6,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .bids.own_atlas import tell_mixed_origins
 from .bids.writers import write_text
 from .boilerplate import methods_text
+from .claims import claimed, remove_leftovers
 from .completion import (
     fingerprint,
     finished_outputs,
@@ -19,16 +20,17 @@ from .completion import (
     marked_problems,
     marker_path,
     remove_stale,
-    remove_temporary,
     remove_tree,
 )
 from .errors import InputError, KrakenBIDSError, Problems
 from .lambda_search import (
+    plan_fitted_lambdas,
     plan_lambda_search,
-    tell_adapted_lambdas,
+    published_targets,
     tell_found,
     tell_measured_lambdas,
     tell_search,
+    tell_unchosen,
 )
 from .plan import CohortSession, LambdaSearchPlan, SessionPlan
 from .run import EXIT_DONE, Fail, Outcome, Progress, new_run_id, read_plugin
@@ -58,12 +60,13 @@ def run_group(settings: Settings, *, action: str = "run", config: str = "") -> i
     key = translation_key(sessions, options, search)
     done = is_finished(dataset_dir, GROUP, key)
     _log.info("%s", cohort_table(sessions))
-    tell_measured_lambdas(sessions, settings, searched=search.atlases if search else ())
+    made_again = search.atlases if search else ()
+    tell_measured_lambdas(sessions, settings, searched=made_again)
+    tell_unchosen(sessions, settings, searched=made_again)
+    tell_mixed_origins(sessions)
     settings = _as_searched(settings, search)
     if search:
-        tell_search(search)
-    else:
-        tell_adapted_lambdas(sessions, options.adaptation)
+        tell_search(search, sessions)
     if action == "status":
         _log.info("%s: %s", dataset_dir, "done" if done else "to do")
         return EXIT_DONE
@@ -79,8 +82,9 @@ def run_group(settings: Settings, *, action: str = "run", config: str = "") -> i
         for label, message in marked_problems(dataset_dir, GROUP):
             outcome.fail(label, message)
         return outcome.tell()
-    _translate(sessions, options, dataset_dir, search=search, settings=settings, key=key,
-               config=config, outcome=outcome)  # fmt: skip
+    with claimed([_work_dir(settings)]):
+        _translate(sessions, options, dataset_dir, search=search, settings=settings, key=key,
+                   config=config, outcome=outcome)  # fmt: skip
     if search and GROUP in outcome.done:
         tell_found(search, dataset_dir)
     if not outcome.failures:
@@ -88,9 +92,13 @@ def run_group(settings: Settings, *, action: str = "run", config: str = "") -> i
     return outcome.tell()
 
 
+def _work_dir(settings: Settings) -> Path:
+    return settings.work_dir / f"group_{settings.translation.label}_wf"
+
+
 def _as_searched(settings: Settings, search: LambdaSearchPlan | None) -> Settings:
     """Settings that name the atlases really searched for: the methods text speaks of them."""
-    searched = search.atlases if search else ()
+    searched = tuple(target.atlas for target in search.targets) if search else ()
     regularization = dataclasses.replace(settings.regularization, searched=searched)
     return dataclasses.replace(settings, regularization=regularization)
 
@@ -98,7 +106,7 @@ def _as_searched(settings: Settings, search: LambdaSearchPlan | None) -> Setting
 def check_cohort(
     settings: Settings, everything: Sequence[CohortSession], *, fetch: bool
 ) -> tuple[TranslationOptions, LambdaSearchPlan | None]:
-    """Check the model, and plan the search for lambda if one is asked for.
+    """Check the model, and plan which partial correlations are made again.
 
     Parameters
     ----------
@@ -123,8 +131,16 @@ def check_cohort(
     except KrakenBIDSError as problem:
         problems.append(problem)
     try:
-        known = () if problems else _targets(options)
-        search = plan_lambda_search(settings, everything, model_flavors=known, fetch=fetch)
+        if Path(options.adaptation).is_file():
+            search = plan_fitted_lambdas(settings, everything)
+        else:
+            search = plan_lambda_search(
+                settings,
+                everything,
+                model_flavors=() if problems else _targets(options),
+                own_targets=() if problems else published_targets(options.model_dir),
+                fetch=fetch,
+            )
     except KrakenBIDSError as problem:
         problems += problem.problems if isinstance(problem, Problems) else [problem]
     if problems:
@@ -301,7 +317,7 @@ def _translate(
     from kraken_bids.workflows.group import init_group_wf
 
     from .bids.dataset import write_prediction_dataset
-    from .execution import claim_folder, run_workflow
+    from .execution import claim_folder, keep_details, run_workflow
     from .model.krakencoder import resolve_device
 
     # Asking CUDA itself would leave it started, which worker processes do not survive.
@@ -309,9 +325,9 @@ def _translate(
     device = resolve_device(options.device)
     options = dataclasses.replace(options, device=device)
     run_id = new_run_id()
-    work_dir = settings.work_dir / f"group_{options.label}_wf"
+    work_dir = _work_dir(settings)
     claim_folder(work_dir)
-    remove_temporary([dataset_dir])
+    remove_leftovers([dataset_dir])
     _, before = finished_outputs(dataset_dir, GROUP)
     write_prediction_dataset(
         settings,
@@ -349,8 +365,7 @@ def _translate(
         on_status=Progress({workflow.name: GROUP}, n_steps=len(workflow.list_node_names())),
     )
     for failure in failures:
-        kept = log_dir / failure.crash_file.name
-        shutil.move(failure.crash_file, kept)
+        kept = keep_details(failure, log_dir)
         step = failure.node.rpartition(".")[2]
         outcome.fail(GROUP, f"{failure.message} [{step}; details: {kept}]")
     if failures:
@@ -384,6 +399,22 @@ def _write_pages(settings: Settings, dataset_dir: Path, outcome: Outcome) -> int
     return outcome.tell()
 
 
+def _by_session(
+    search: LambdaSearchPlan | None, sessions: Sequence[CohortSession]
+) -> dict[CohortSession, LambdaSearchPlan]:
+    """Take a plan apart by session; those of which everything stays as measured have none."""
+    if search is None:
+        return {}
+    rows = zip(sessions, search.correlations, search.withheld, search.unchanged, strict=True)
+    return {
+        session: dataclasses.replace(
+            search, correlations=(files,), withheld=(withheld,), unchanged=(unchanged,)
+        )
+        for session, files, withheld, unchanged in rows
+        if set(search.atlases) - {*unchanged}
+    }
+
+
 def translate_participants(
     plans: Sequence[SessionPlan],
     *,
@@ -413,41 +444,59 @@ def translate_participants(
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     dataset_dir = prediction_dir(settings)
     wanted = {plan.label for plan in plans}
-    sessions = [session for session in find_sessions(settings) if session.label in wanted]
+    everything = [one for one in find_all_connectomes(settings) if one.label in wanted]
+    sessions = of_flavors(everything, settings.flavors)
     options = check_model(settings.translation, sessions)
-    tell_adapted_lambdas(sessions, options.adaptation)
+    search = plan_fitted_lambdas(settings, everything)
+    tell_unchosen(sessions, settings, searched=search.atlases if search else ())
+    if search:
+        tell_search(search, sessions)
     options = dataclasses.replace(options, device=resolve_device(options.device))
+    searches = _by_session(search, sessions)
     keys = {}
     for session in sessions:
-        key = translation_key([session], options)
+        key = translation_key([session], options, searches.get(session))
         if not is_finished(dataset_dir, session.label, key):
             keys[session] = key
     if not keys:
         return
-    write_prediction_dataset(settings, tuple(keys), dataset_dir, targets=_targets(options))
-    workflow = init_single_translations_wf(
-        keys,
-        options=options,
-        dataset_dir=dataset_dir,
-        output_dir=settings.output_dir,
-        notes=notes,
-        omp_nthreads=settings.resources.omp_nthreads,
-    )
-    workflow.base_dir = str(settings.work_dir)
-    run_id = new_run_id()
-    failures = run_workflow(
-        workflow,
-        resources=settings.resources,
-        crash_dir=settings.work_dir / "crashes" / run_id,
-        log_file=settings.output_dir / "logs" / f"{run_id}.log",
-        n_gpus=int(options.device.startswith("cuda")),
-    )
-    names = {session_node_name(session): session.label for session in keys}
-    for session in keys:
-        for label, message in marked_problems(dataset_dir, session.label):
-            fail(label, message)
-    for failure in failures:
-        label = next((names[part] for part in failure.node.split(".") if part in names), GROUP)
-        fail(label, f"{failure.message} [prediction; details: {failure.crash_file}]")
-    if not failures and not settings.keep_work:
-        remove_tree(settings.work_dir / workflow.name)
+    folders = [
+        settings.work_dir / "single_translations_wf" / session_node_name(session)
+        for session in keys
+    ]
+    with claimed(folders):
+        write_prediction_dataset(
+            settings,
+            tuple(keys),
+            dataset_dir,
+            targets=_targets(options),
+            searched=search.atlases if search else (),
+        )
+        workflow = init_single_translations_wf(
+            keys,
+            options=options,
+            dataset_dir=dataset_dir,
+            output_dir=settings.output_dir,
+            notes=notes,
+            searches=searches,
+            omp_nthreads=settings.resources.omp_nthreads,
+        )
+        workflow.base_dir = str(settings.work_dir)
+        run_id = new_run_id()
+        failures = run_workflow(
+            workflow,
+            resources=settings.resources,
+            crash_dir=settings.work_dir / "crashes" / run_id,
+            log_file=settings.output_dir / "logs" / f"{run_id}.log",
+            n_gpus=int(options.device.startswith("cuda")),
+        )
+        names = {session_node_name(session): session.label for session in keys}
+        for session in keys:
+            for label, message in marked_problems(dataset_dir, session.label):
+                fail(label, message)
+        for failure in failures:
+            label = next((names[part] for part in failure.node.split(".") if part in names), GROUP)
+            fail(label, f"{failure.message} [prediction; details: {failure.crash_file}]")
+        if not failures and not settings.keep_work:
+            for folder in folders:  # the others may be of jobs that are at work
+                remove_tree(folder)

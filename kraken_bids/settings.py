@@ -30,6 +30,19 @@ class Selection:
 DENOISING: tuple[str, ...] = ("recipe", "simple", "scrubbing", "compcor", "ica_aroma")
 
 
+#: Lambda of the model's training connectomes, by atlas, where it is known (verified for fs86).
+TRAINING_LAMBDAS: dict[str, float] = {"fs86": 0.06}
+
+#: Where the lambda of a partial correlation comes from, as sidecars say it, and what that means.
+LAMBDA_SOURCES: dict[str, str] = {
+    "training value": "that of the model's training connectomes",
+    "given": "--pcorr-lambda",
+    "default": "our choice: none is published for this atlas",
+    "searched": "found by the group level on its cohort",
+    "adaptation": "that of the cohort that the adaptation was fitted on",
+}
+
+
 @dataclass(frozen=True)
 class FunctionalOptions:
     """The functional recipe; the defaults are those of the model's training connectomes.
@@ -55,6 +68,9 @@ class FunctionalOptions:
         Time at the start of a run that is flagged as not yet steady, in seconds.
     pcorr_lambda
         Regularisation of the partial correlation by atlas.
+    pcorr_given
+        Atlases whose regularisation was given: partial correlations are made with it however few
+        degrees of freedom there are.
     min_coverage
         Least share of a region's voxels with signal; below it the region counts as missing.
     """
@@ -72,7 +88,20 @@ class FunctionalOptions:
         ("shen268", 0.06),
         ("coco439", 0.06),
     )
+    pcorr_given: tuple[str, ...] = ()
     min_coverage: float = 0.0
+
+    def lambda_source(self, atlas: str) -> str:
+        """Where the regularisation of an atlas comes from, a value of `LAMBDA_SOURCES`.
+
+        Examples
+        --------
+        >>> FunctionalOptions().lambda_source("fs86")
+        'training value'
+        """
+        if atlas in self.pcorr_given:
+            return "given"
+        return "training value" if atlas in TRAINING_LAMBDAS else "default"
 
     @property
     def mark(self) -> str:
@@ -97,6 +126,10 @@ class FunctionalOptions:
         return self.denoising == "recipe" and not from_table
 
 
+#: Whose labels of coco439 are taken: the participant's own where they can be built, always, never.
+COCO439: tuple[str, ...] = ("auto", "subject", "group")
+
+
 @dataclass(frozen=True)
 class RegularizationOptions:
     """How the group level chooses lambda of the partial correlations.
@@ -113,6 +146,10 @@ class RegularizationOptions:
 
     searched: tuple[str, ...] = ()
     targets: tuple[tuple[str, Path], ...] = ()
+
+
+#: Sources of the five-tissue image by name; anything else is a file.
+FIVE_TISSUE: tuple[str, ...] = ("auto", "freesurfer", "hsvs", "fsl", "maps")
 
 
 @dataclass(frozen=True)
@@ -133,6 +170,15 @@ class StructuralOptions:
         Seed of MRtrix3's random numbers.
     keep_tractograms
         Keep the ``.tck`` files beside the connectomes.
+    force
+        Track although the b-vectors seem to be wrong.
+    sift2
+        Weigh streamlines by SIFT2, and make connectomes of the sums of weights, too.
+    keep_assignments
+        Keep the regions in which each streamline ends: 16 bytes of it in place of some 1500.
+    five_tissue
+        A key of `FIVE_TISSUE`, or a file in which ``{participant}`` and ``{session}`` stand for
+        labels.
     """
 
     n_streamlines: int = 5_000_000
@@ -141,6 +187,10 @@ class StructuralOptions:
     n_threads: int = 1
     random_seed: int = 1
     keep_tractograms: bool = False
+    force: bool = False
+    sift2: bool = False
+    keep_assignments: bool = False
+    five_tissue: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -215,20 +265,29 @@ class Settings:
     level
         ``participant`` or ``group``.
     derivatives
-        Name (``fmriprep``, ``xcp_d``, ``qsiprep``, ``qsirecon``, ``connectomes``) and folder of
-        the input derivatives given; more are looked for.
+        Name (``fmriprep``, ``xcp_d``, ``qsiprep``, ``qsirecon``, ``tractograms``, ``timeseries``,
+        ``connectomes``) and folder of the input derivatives given; more are looked for.
+        ``connectomes`` are here those that the group level reads beside the output folder.
+    connectomes
+        Ready-made connectomes for the participant level: ``PATH`` or ``FLAVOR=PATH``.
     subjects_dir
         FreeSurfer subjects, or None.
     atlases
         Names of the atlases.
     atlas_files
         Label images in place of the published ones, by atlas.
+    coco439
+        A key of `COCO439`.
     modalities
         ``func``, ``dwi`` or both.
     flavors
         Names of the flavors asked for; empty: all.
     force
         Take inputs that do not fit the recipe of the models, too; outputs are marked.
+    compared_model_dir
+        Bundle whose training means measured connectomes are compared with, if one is on this
+        machine already. No part of any fingerprint: a participant is not measured again because
+        a model has come.
     """
 
     bids_dir: Path
@@ -237,9 +296,11 @@ class Settings:
     level: str
     selection: Selection = field(default_factory=Selection)
     derivatives: tuple[tuple[str, Path], ...] = ()
+    connectomes: tuple[str, ...] = ()
     subjects_dir: Path | None = None
     atlases: tuple[str, ...] = ()
     atlas_files: tuple[tuple[str, Path], ...] = ()
+    coco439: str = "auto"
     modalities: tuple[str, ...] = ("func", "dwi")
     flavors: tuple[str, ...] = ()
     functional: FunctionalOptions = field(default_factory=FunctionalOptions)
@@ -250,6 +311,7 @@ class Settings:
     plugin_file: Path | None = None
     bids_database_dir: Path | None = None
     force: bool = False
+    compared_model_dir: Path | None = None
     keep_work: bool = False
     write_graph: bool = False
     resource_monitor: bool = False

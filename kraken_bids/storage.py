@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import hashlib
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,7 +25,8 @@ _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, put in its place when the block ends well.
 
-    The temporary file is hidden, unique to the process, and removed when the block fails.
+    The temporary file is hidden, unique to the process, whose mark is in its name (see
+    `process_mark`), and removed when the block fails.
 
     Raises
     ------
@@ -32,7 +36,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         with _told(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            prefix = f".{path.name}.{process_mark()}."
+            handle, name = tempfile.mkstemp(prefix=prefix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         stack.callback(temporary.unlink, missing_ok=True)
@@ -90,6 +95,48 @@ def _told(path: Path) -> Iterator[None]:
             where=str(path),
             fix="Give a folder that you may write to, on a disk with room.",
         ) from error
+
+
+def process_mark() -> str:
+    """Mark of this process: where it runs (8 hexadecimal digits), its number, and its start.
+
+    Where: the machine since it was started, and the container, in which numbers are others.
+    Numbers are used again, hence the start (in ticks of the clock; 0 where it is not told).
+    """
+    return f"{_place()}-{os.getpid()}-{_start(os.getpid())}"
+
+
+def is_running_here(mark: str) -> bool | None:
+    """Whether the process of a mark is running; None if it is no process of this place."""
+    place, _, process = mark.partition("-")
+    number, _, start = process.partition("-")
+    if place != _place() or not number.isdigit():
+        return None
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return start == str(_start(int(number)))
+
+
+def _start(pid: int) -> int:
+    """When a process was started, in ticks since the machine was; 0 where it is not told."""
+    try:
+        # The program's name may hold blanks and brackets: the fields start after the last one.
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+@functools.cache
+def _place() -> str:
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # no Linux
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
 def _umask() -> int:

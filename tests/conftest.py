@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import h5py
 import nibabel as nib
@@ -251,3 +251,132 @@ def _place(root: Path, participant: str, session: str | None, datatype: str) -> 
     folder = root.joinpath(*parts, datatype)
     folder.mkdir(parents=True, exist_ok=True)
     return folder, "_".join(parts)
+
+
+# ------------------------------------------------------- a FreeSurfer subject with surfaces
+
+
+def sphere_points(n_points: int) -> np.ndarray:
+    """Directions spread evenly over a sphere, (n_points, 3)."""
+    z = 1 - (2 * np.arange(n_points) + 1) / n_points
+    angle = np.arange(n_points) * np.pi * (3 - np.sqrt(5))
+    radius = np.sqrt(1 - z * z)
+    return np.column_stack([radius * np.cos(angle), radius * np.sin(angle), z])
+
+
+@dataclass(frozen=True)
+class MadeUpFreeSurfer:
+    """A FreeSurfer subject of simple shapes, on a grid that is oriented as FreeSurfer's.
+
+    Hemispheres are balls whose cortex is the shell from 16 to 20 mm; below them lie two halves of
+    a cerebellum about a brainstem. Surfaces are in the frame ``tkr``, which differs from the
+    scanner's by `CENTRE`. Areas lie around 180 directions; a cap towards the other hemisphere is
+    the medial wall.
+    """
+
+    folder: Path
+    SHAPE = (100, 96, 48)
+    CENTRE = np.array([5.0, -7.0, 11.0])
+    MIDDLE: ClassVar = {"lh": np.array([-24.0, 0.0, 12.0]), "rh": np.array([24.0, 0.0, 12.0])}
+    #: Balls of 3 mm by FreeSurfer's code: place relative to the middle of the hemisphere.
+    BALLS: ClassVar = {17: (0, 6, 0), 18: (0, 12, 0), 11: (0, -8, 0), 12: (0, 0, 8),
+                       13: (0, 0, -8), 26: (0, 8, 8)}  # fmt: skip
+    RIGHT: ClassVar = {17: 53, 18: 54, 11: 50, 12: 51, 13: 52, 26: 58}
+    NUCLEI = (3, 10, 26, 27, 28, 29, 33, 4, 5, 6, 17, 18, 16, 13, 12, 9, 15, 21, 23, 20, 22,
+              8, 11, 19, 30)  # fmt: skip
+
+    @property
+    def affine(self) -> np.ndarray:
+        """Voxel indices to scanner coordinates (RAS), axes to the left, down and to the front."""
+        return self._affine(self.CENTRE)
+
+    @property
+    def tkr(self) -> np.ndarray:
+        """Voxel indices to the surfaces' frame."""
+        return self._affine(np.zeros(3))
+
+    def _affine(self, centre: np.ndarray) -> np.ndarray:
+        affine = np.array([[-1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+        affine[:3, 3] = centre - affine[:3, :3] @ (np.array(self.SHAPE) / 2)
+        return affine
+
+    def voxel_points(self) -> np.ndarray:
+        """Places of all voxels in the surfaces' frame, (X, Y, Z, 3)."""
+        return np.moveaxis(np.indices(self.SHAPE), 0, -1) @ self.tkr[:3, :3].T + self.tkr[:3, 3]
+
+    def areas(self, side: str, directions: np.ndarray) -> np.ndarray:
+        """Area numbers from 1 at some directions from a hemisphere's middle; 0: medial wall."""
+        mirrored = directions * ([1, 1, 1] if side == "lh" else [-1, 1, 1])
+        centres = sphere_points(180)
+        numbers = np.argmax(mirrored @ centres.T, axis=1) + 1
+        return np.where(mirrored[:, 0] > 0.95, 0, numbers)
+
+    def write(self, *, n_vertices: int = 4000) -> Path:
+        """Images and surfaces, without annotations; gives the folder."""
+        points = self.voxel_points()
+        aseg, ribbon = np.zeros(self.SHAPE, np.int32), np.zeros(self.SHAPE, np.int32)
+        nuclei = np.zeros(self.SHAPE, np.int32)
+        for side, cortex, first in (("lh", 3, 8100), ("rh", 42, 8200)):
+            radius = np.linalg.norm(points - self.MIDDLE[side], axis=-1)
+            ribbon[(radius >= 16) & (radius <= 20)] = cortex
+            sign = 1 if side == "lh" else -1
+            for code, place in self.BALLS.items():
+                at = self.MIDDLE[side] + np.array(place) * [sign, 1, 1]
+                inside = np.linalg.norm(points - at, axis=-1) <= 3
+                aseg[inside] = code if side == "lh" else self.RIGHT[code]
+            # Nuclei are slices of 1 mm across a bar from left to right.
+            bar = np.all(np.abs(points[..., 1:] - self.MIDDLE[side][1:]) <= 2, axis=-1)
+            steps = np.round((points[..., 0] - self.MIDDLE[side][0]) * sign + 12).astype(int)
+            for number, code in enumerate(self.NUCLEI):
+                nuclei[bar & (steps == number)] = first + code
+        x, y, z = np.moveaxis(points, -1, 0)
+        low = (z < -12) & (z >= -34) & (np.abs(y) <= 14)
+        aseg[low & (x < 0) & (x >= -20)], aseg[low & (x >= 0) & (x < 20)] = 8, 47
+        aseg[low & (np.abs(x) <= 4) & (y > 6)] = 16
+        mri = self.folder / "mri"
+        (mri / "orig").mkdir(parents=True, exist_ok=True)
+        self.save(mri / "ribbon.mgz", ribbon)
+        self.save(mri / "aseg.mgz", aseg)
+        self.save(mri / "orig" / "001.mgz", ribbon)
+        parcels = np.where(ribbon == 3, 1001, np.where(ribbon == 42, 2001, aseg))
+        self.save(mri / "aparc+aseg.mgz", parcels)
+        self.save(mri / "ThalamicNuclei.v13.T1.FSvoxelSpace.mgz", nuclei)
+        for side, middle in self.MIDDLE.items():
+            for surface, radius in (("white", 16), ("pial", 20)):
+                self.save_surface(f"{side}.{surface}", middle + radius * sphere_points(n_vertices))
+        return self.folder
+
+    def save(self, path: Path, values: np.ndarray) -> None:
+        nib.save(nib.MGHImage(values.astype(np.int32), self.affine), path)
+
+    def save_surface(self, name: str, vertices: np.ndarray) -> Path:
+        path = self.folder / "surf" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.freesurfer.write_geometry(path, vertices, np.array([[0, 1, 2]]))
+        return path
+
+    def save_annotation(
+        self, side: str, numbers: np.ndarray, areas: Sequence[str], name: str = "HCP-MMP1"
+    ) -> Path:
+        """Annotation of area numbers (0: ``???``); its table is in reverse order."""
+        path = self.folder / "label" / f"{side}.{name}.annot"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        letter = {"lh": "L", "rh": "R"}[side]
+        named = ["???", *(f"{letter}_{area}_ROI" for area in areas)][::-1]
+        colours = np.arange(1, len(named) + 1)
+        table = np.column_stack([colours, colours, colours, 0 * colours, 0 * colours])
+        entries = len(named) - 1 - numbers
+        nib.freesurfer.write_annot(path, entries, table, named, fill_ctab=True)
+        return path
+
+
+@pytest.fixture(scope="session")
+def made_up_freesurfer() -> type[MadeUpFreeSurfer]:
+    """Class of made-up FreeSurfer subjects: give it a folder."""
+    return MadeUpFreeSurfer
+
+
+@pytest.fixture(scope="session")
+def sphere() -> Any:
+    """Directions spread evenly over a sphere."""
+    return sphere_points

@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     ".bids": {".errors", ".storage", ".flavors", ".atlases", ".plan", ".settings",
               "numpy", "nibabel", "bids", "orjson", "h5py"},
     ".completion": {".errors", ".storage", ".bids"},
+    ".claims": {".errors", ".storage"},
     ".boilerplate": {".errors", ".flavors", ".atlases", ".settings"},
     ".report": {".errors", ".flavors", ".atlases", ".bids",
                 "numpy", "matplotlib", "PIL", "jinja2", "safetensors"},
@@ -54,8 +55,8 @@ ALLOWED: dict[str, set[str]] = {
 }  # fmt: skip
 #: Modules that only the command lines are made of; they may import any part but the demo.
 PROGRAMS = {
-    ".cli", ".arguments", ".lambda_search", ".run", ".run_group", ".model_commands", ".submit",
-    ".__main__",
+    ".cli", ".arguments", ".lambda_search", ".ready_connectomes", ".ready_streamlines", ".run",
+    ".run_group", ".scratch", ".model_commands", ".submit", ".__main__",
 }  # fmt: skip
 #: Narrower than a whole part: what of it may be used.
 ONLY = {

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The command line: what it understands, and what it says of what it doesn't."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,11 +9,13 @@ import sys
 import pytest
 
 from kraken_bids.arguments import config_text, parse_count, settings_from
-from kraken_bids.boilerplate import methods_text
+from kraken_bids.boilerplate import FIVE_TISSUE_WORDS, methods_text
 from kraken_bids.cli import main, make_parser
 from kraken_bids.completion import fingerprint
 from kraken_bids.errors import InputError, KrakenBIDSError, Problems, ResourceError, UsageError
-from kraken_bids.settings import FunctionalOptions
+from kraken_bids.plan import SessionPlan
+from kraken_bids.run import session_key
+from kraken_bids.settings import COCO439, FIVE_TISSUE, FunctionalOptions
 
 
 @pytest.fixture
@@ -117,8 +120,10 @@ def test_atlases_of_the_published_model_are_measured_by_default(read):
 
 
 def test_flavors_that_are_not_measured_are_refused_where_they_would_have_to_be(folders, read):
-    words = ["--flavors", "SCifod2act_fs86_sift2"]
-    with pytest.raises(UsageError, match=r"SCifod2act_fs86_sift2' cannot be measured.*volnorm"):
+    words = ["--flavors", "SCifod2act_fs86_volnormicv"]
+    with pytest.raises(
+        UsageError, match=r"SCifod2act_fs86_volnormicv' cannot be measured.*volnorm"
+    ):
         read(*words)
     parser = make_parser()
     words = [*folders, "group", "--model", str(folders[0]), *words]
@@ -197,6 +202,41 @@ def test_series_that_are_denoised_are_not_denoised_again(read, folders):
     words = ["-d", f"xcp_d={folders[0]}", "--denoising", "simple"]
     with pytest.raises(UsageError, match="series of XCP-D are denoised already"):
         read(*words)
+
+
+def test_labels_of_coco439_are_a_choice(read, tmp_path):
+    assert read().coco439 == "auto"
+    assert read("--coco439", "group").coco439 == "group"
+    (tmp_path / "labels.nii.gz").touch()
+    given = ("--atlas-file", f"coco439={tmp_path / 'labels.nii.gz'}")
+    assert read("--coco439", "auto", *given).coco439 == "auto"
+    with pytest.raises(UsageError, match="own labels and a given label image exclude"):
+        read("--coco439", "subject", *given)
+    (tmp_path / "config.toml").write_text('coco439 = "grup"\n')
+    with pytest.raises(UsageError, match=r"'grup' is none of its values \(--coco439\)"):
+        read("--config-file", str(tmp_path / "config.toml"))
+
+
+def test_methods_text_says_whose_labels_were_used(read, tmp_path):
+    texts = {choice: methods_text(read("--coco439", choice)) for choice in COCO439}
+    assert "built from each participant's FreeSurfer outputs" in texts["subject"]
+    assert "group image" not in texts["subject"]
+    assert "FreeSurfer outputs" not in texts["group"]
+    assert "did not allow" in texts["auto"]
+    assert "Labels of" not in methods_text(read("--atlases", "fs86"))
+
+
+def test_methods_text_says_how_structural_connectomes_were_made(read, monkeypatch):
+    monkeypatch.setattr("kraken_bids.arguments.missing_five_tissue_programs", lambda source: ())
+    plain = methods_text(read())
+    assert "tournier, csd" in plain
+    assert "SIFT2" not in plain
+    assert "SIFT2" in methods_text(read("--sift2"))
+    texts = {source: methods_text(read("--five-tissue", source)) for source in FIVE_TISSUE}
+    assert len(set(texts.values())) == len(FIVE_TISSUE)
+    assert all(FIVE_TISSUE_WORDS[source] in text for source, text in texts.items())
+    assert "Patenaude" in texts["fsl"]
+    assert "Patenaude" not in texts["hsvs"]
 
 
 def test_methods_text_says_what_was_asked_for(read):
@@ -290,3 +330,61 @@ def test_options_that_need_more_programs_say_so(read, monkeypatch, option, missi
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ResourceError, match=f"{missing} is not installed.*[Ii]nstall"):
         read(option)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("fls", r"'fls' is neither a source nor.*Did you mean 'fsl'"),
+        ("{subject}.nii.gz", r"'\{subject\}' stands for nothing.*\{participant\}"),
+        ("nowhere/5tt.nii.gz", "there is no file nowhere/5tt.nii.gz"),
+    ],
+)
+def test_unknown_five_tissue_sources_are_refused(read, value, message):
+    with pytest.raises(KrakenBIDSError, match=message):
+        read("--five-tissue", value)
+
+
+@pytest.mark.parametrize(
+    ("source", "missing"),
+    [("hsvs", "5ttgen"), ("fsl", "5ttgen, bet, fast, run_first_all, the environment variable")],
+)
+def test_five_tissue_programs_are_looked_for_before_any_work(read, monkeypatch, source, missing):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("FSLDIR", raising=False)
+    with pytest.raises(ResourceError, match=f"not found: {missing}.*--five-tissue {source}"):
+        read("--five-tissue", source)
+    assert read("--five-tissue", source, "--modality", "func").structural.five_tissue == source
+
+
+@pytest.fixture
+def no_models(monkeypatch, tmp_path):
+    """A machine without any model."""
+    monkeypatch.setenv("KRAKEN_BIDS_RESOURCES", str(tmp_path / "resources"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "resources"
+
+
+def test_connectomes_are_compared_with_a_model_that_is_there(read, no_models):
+    assert read().compared_model_dir is None
+    (no_models / "krakencoder-2024").mkdir(parents=True)
+    (no_models / "krakencoder-2024" / "config.json").touch()
+    assert read().compared_model_dir == no_models / "krakencoder-2024"
+    (no_models / "mine").mkdir()
+    (no_models / "mine" / "config.json").touch()
+    settings = read("--model", str(no_models / "mine"))
+    assert settings.compared_model_dir == no_models / "mine"
+    assert settings.translation.model_dir is None
+
+
+@pytest.mark.usefixtures("no_models")
+def test_a_model_to_come_does_not_keep_the_participant_level_from_running(read, caplog):
+    assert read("--model", "model-to-train").compared_model_dir is None
+    assert "not compared with a model: model 'model-to-train'" in caplog.text
+
+
+@pytest.mark.usefixtures("no_models")
+def test_a_model_that_has_come_makes_no_participant_anew(read, tmp_path):
+    plan, settings = SessionPlan("01", None), read()
+    later = dataclasses.replace(settings, compared_model_dir=tmp_path)
+    assert session_key(plan, later) == session_key(plan, settings)

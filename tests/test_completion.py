@@ -13,7 +13,6 @@ from kraken_bids.completion import (
     mark_finished,
     marker_path,
     remove_stale,
-    remove_temporary,
 )
 from kraken_bids.settings import StructuralOptions
 
@@ -85,11 +84,3 @@ def test_stale_outputs_are_removed_but_nothing_outside(dataset, tmp_path_factory
     assert removed == [dataset / "sub-01" / "a.tsv"]
     assert outside.exists()
     assert (dataset / "sub-01" / "b.tsv").exists()
-
-
-def test_temporary_files_of_a_killed_run_are_removed(dataset):
-    left = dataset / "sub-01" / ".a.tsv.abcd1234"
-    left.write_text("half")
-    remove_temporary([dataset / "sub-01"])
-    assert not left.exists()
-    assert (dataset / "sub-01" / "a.tsv").exists()

@@ -2,8 +2,11 @@
 """Running graphs: failures are told, the rest goes on, killed workers are noticed."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from nipype.interfaces import utility as niu
@@ -34,6 +37,34 @@ def vanish(x):
     import signal
 
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exhaust(x):
+    """Ask for more memory than the process may have."""
+    import resource
+
+    import numpy as np
+
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: PTH123, SIM115
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, before[1]))
+    try:
+        return np.ones(10**9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def overflow(x):
+    """Write more than the process may."""
+    import resource
+    from pathlib import Path
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        Path("large").write_bytes(bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def make_workflow(tmp_path, **functions):
@@ -73,6 +104,48 @@ def test_killed_worker_is_noticed_and_the_others_go_on(tmp_path):
     )
     assert any("killed from outside" in failure.message for failure in failures)
     assert any("--mem" in failure.message for failure in failures)
+
+
+def test_memory_that_ran_out_is_told_by_node_need_and_limit(tmp_path):
+    workflow = make_workflow(tmp_path, good=double, greedy=exhaust)
+    workflow.get_node("greedy")._mem_gb = 3.5
+    failures = run_workflow(
+        workflow, resources=Resources(n_procs=2, mem_gb=2.0), crash_dir=tmp_path / "crashes"
+    )
+    (failure,) = failures
+    assert failure.node == "test_wf.greedy"
+    assert "memory ran out (Unable to allocate 7.45 GiB for an array" in failure.message
+    assert "'greedy' needs about 3.5 GB, the limit is 2 GB for 2 process(es)" in failure.message
+    assert "--mem" in failure.message
+
+
+def test_disk_without_room_is_told_by_step_and_folder(tmp_path):
+    workflow = make_workflow(tmp_path, large=overflow)
+    (failure,) = run_workflow(
+        workflow, resources=Resources(n_procs=1), crash_dir=tmp_path / "crashes"
+    )
+    assert failure.message.startswith("step 'large' cannot write: File too large (working folder")
+    assert str(tmp_path) in failure.message
+    assert "--work-dir" in failure.message
+
+
+def test_worker_killed_while_idle_does_no_harm(tmp_path):
+    """The pool is found broken when the next step is handed to it."""
+    workflow = make_workflow(tmp_path, first=double, second=double)
+    workflow.connect(workflow.get_node("first"), "y", workflow.get_node("second"), "x")
+
+    def kill_workers(node, status):
+        if node.endswith("first") and status == "end":
+            for pid in descendants(os.getpid()):
+                if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.5)
+
+    failures = run_workflow(
+        workflow, resources=Resources(n_procs=1), crash_dir=tmp_path / "crashes",
+        on_status=kill_workers,
+    )  # fmt: skip
+    assert not failures
 
 
 def test_undisturbed_run_has_no_failures(tmp_path):

@@ -88,7 +88,8 @@ def test_names_outside_the_grammar_are_refused(name):
 
 
 def test_only_what_the_workflows_compute_counts_as_measured():
-    counts = {(kind, "count") for kind in ("SCifod2act", "SCsdstream")}
+    kinds, processings = ("SCifod2act", "SCsdstream"), ("count", "sift2", "sift2volnorm")
+    counts = {(kind, processing) for kind in kinds for processing in processings}
     assert set(MEASURED_RECIPES) == {*CORE_RECIPES, *counts}
 
 

@@ -18,10 +18,15 @@ from kraken_bids.connectome.edges import matrix_to_edges
 from kraken_bids.connectome.partial import mean_precision, partial_correlation
 from kraken_bids.errors import InputError, Problems, ResourceError, UsageError
 from kraken_bids.flavors import Flavor
-from kraken_bids.lambda_search import plan_lambda_search, tell_measured_lambdas
+from kraken_bids.lambda_search import (
+    plan_lambda_search,
+    published_targets,
+    tell_measured_lambdas,
+    tell_unchosen,
+)
 from kraken_bids.model.training import train_krakencoder
 from kraken_bids.plan import CohortSession
-from kraken_bids.published import PublishedExtra
+from kraken_bids.published import PublishedExtra, published_models
 from kraken_bids.run_group import translation_key
 from kraken_bids.settings import RegularizationOptions, TranslationOptions
 
@@ -224,8 +229,12 @@ def test_target_that_cannot_be_fetched_is_told(monkeypatch, read, data, tmp_path
         raise ResourceError("cannot be fetched", where=files[0].url, fix="Put it there.")
 
     monkeypatch.setattr(lambda_search, "find_files", offline)
-    with pytest.raises(ResourceError, match=r"example\.invalid/target\.npy"):
+    with pytest.raises(ResourceError, match=r"example\.invalid/target\.npy") as caught:
         plan_lambda_search(settings, session_files(data[1]))
+    told = str(caught.value)
+    assert "target.npy, the target that lambda of fs86 is searched against, is not here" in told
+    assert "kraken-model fetch regtarget-fs86" in told
+    assert "--pcorr-lambda fs86=0.06" in told
     search = plan_lambda_search(settings, session_files(data[1]), fetch=False)
     assert search.targets[0].file is None
 
@@ -255,6 +264,80 @@ def test_search_without_correlations_is_refused(read, data, target, caplog):
     with pytest.raises(InputError), caplog.at_level(logging.WARNING, "kraken_bids"):
         plan_lambda_search(read(*words), session_files(data[1]), model_flavors={CORR})
     assert f"the model lacks {PARTIAL}" in caplog.text
+
+
+@pytest.fixture
+def shen_sessions(tmp_path):
+    """Write the sidecars of three sessions of shen268, with the lambda's source given."""
+
+    def write(*sources, dof=500.0):
+        sessions = []
+        for label, source in zip("abc", sources, strict=False):
+            stem = f"sub-{label}_atlas-shen268_meas-{{}}HPF_relmat"
+            corr, partial = (
+                tmp_path / f"{stem.format(kind)}.tsv" for kind in ("FCcorr", "FCpcorr")
+            )
+            write_json(corr.with_suffix(".json"), {"DegreesOfFreedom": dof})
+            facts = {"Regularization": 0.06, "RegularizationSource": source}
+            write_json(partial.with_suffix(".json"), facts)
+            files = (("FCcorr_shen268_hpf", corr), ("FCpcorr_shen268_hpf", partial))
+            sessions.append(CohortSession(label, None, files))
+        return sessions
+
+    return write
+
+
+OUR_CHOICE = "default (our choice: none is published for this atlas)"
+
+
+def test_lambda_that_nobody_chose_is_searched_where_the_model_has_a_target(
+    monkeypatch, read, shen_sessions, target, caplog
+):
+    caplog.set_level(logging.INFO, "kraken_bids")
+    monkeypatch.setattr(lambda_search, "find_files", lambda files: (target,) * len(files))
+    monkeypatch.setattr(lambda_search, "_check_target", lambda atlas, file: None)
+    settings, sessions = read(), shen_sessions(OUR_CHOICE, OUR_CHOICE)
+    search = plan_lambda_search(settings, sessions, own_targets=("fs86", "shen268"))
+    assert search.atlases == ("shen268",)
+    assert search.targets[0].name == "regtarget-shen268"
+    assert plan_lambda_search(settings, sessions) is None
+    tell_unchosen(sessions, settings, searched=("shen268",))
+    assert caplog.text == ""
+    tell_unchosen(sessions, settings)
+    assert "shen268 keep lambda 0.06, our choice" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "sources", "dof"),
+    [
+        ((), (OUR_CHOICE, "given (--pcorr-lambda)"), 500.0),
+        (("--pcorr-lambda", "shen268=0.06"), (OUR_CHOICE, OUR_CHOICE), 500.0),
+        (("--flavors", "FCpcorr_fs86_hpf"), (OUR_CHOICE, OUR_CHOICE), 500.0),
+        ((), (OUR_CHOICE, OUR_CHOICE), 267.0),
+    ],
+    ids=["measured-with-a-given", "given", "not-asked-for", "few-dof"],
+)
+def test_lambda_is_not_searched_unasked_otherwise(read, shen_sessions, words, sources, dof):
+    sessions = shen_sessions(*sources, dof=dof)
+    assert plan_lambda_search(read(*words), sessions, own_targets=("shen268",)) is None
+
+
+def test_search_that_nobody_has_data_for_is_refused(read, shen_sessions):
+    settings = read("--pcorr-lambda", "shen268=search")
+    with pytest.raises(InputError, match="all 2 of FCcorr_shen268_hpf have fewer degrees of fr"):
+        plan_lambda_search(settings, shen_sessions(OUR_CHOICE, OUR_CHOICE, dof=267.0))
+
+
+def test_search_and_a_fitted_adaptation_exclude_each_other(read, target, tmp_path):
+    with pytest.raises(UsageError, match="have to have the lambda that the adaptation"):
+        read("--pcorr-lambda", "fs86=search", "--adaptation", target)
+
+
+def test_targets_are_those_of_the_model_itself(monkeypatch, model):
+    assert published_targets(None) == published_targets(model) == ()
+    known = next(iter(published_models().values()))
+    monkeypatch.setattr("kraken_bids.model.card.published_sources", lambda config: [known])
+    assert published_targets(model) == ("fs86",)  # the small model has no other atlas
 
 
 def test_different_lambdas_are_told(read, data, caplog):

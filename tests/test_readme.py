@@ -28,7 +28,7 @@ def test_every_option_named_exists():
     known |= {text for row in SUBCOMMANDS for text in model_options(row.name)}
     # Options of other programs, each named with its program beside it.
     others = {"--output-spaces", "--lower-bpf", "--upper-bpf"}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", README))
     assert not named - known - others
 
 

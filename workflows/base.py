@@ -10,12 +10,20 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from kraken_bids.bids.names import can_average, combined_entities, format_entities
-from kraken_bids.plan import DiffusionRun, FunctionalRun, SessionPlan
+from kraken_bids.plan import DiffusionRun, FunctionalRun, SeriesRun, SessionPlan, session_label
 from kraken_bids.settings import Settings
 
 from .denoised import init_denoised_wf
-from .derivatives import add_figure, make_finish, make_series_sink
+from .derivatives import (
+    add_comparison,
+    add_coverage_figure,
+    add_figure,
+    make_finish,
+    make_series_sink,
+)
 from .functional import init_combine_runs_wf, init_functional_wf
+from .own_labels import connect_own_labels
+from .ready import add_ready_connectomes, add_ready_series
 from .report import init_participant_report_wf
 from .structural import find_algorithms, init_structural_wf
 
@@ -74,7 +82,8 @@ def init_session_wf(
     """
     workflow = pe.Workflow(name=session_wf_name(plan))
     sinks = _add_functional(workflow, plan, settings=settings, sources=sources)
-    sinks += _add_structural(workflow, plan, settings=settings, sources=sources)
+    sinks += _add_structural(workflow, plan, settings=settings, key=key, sources=sources)
+    sinks += add_ready_connectomes(workflow, plan.connectomes, settings=settings, sources=sources)
 
     outputs = pe.Node(niu.Merge(len(sinks)), name="outputs", run_without_submitting=True)
     workflow.connect([
@@ -109,7 +118,7 @@ def _add_functional(
 ) -> list[pe.Node]:
     """Add the functional runs with their sinks, and the averages over runs."""
     sinks: list[pe.Node] = []
-    groups: dict[str, list[tuple[FunctionalRun, pe.Workflow]]] = {}
+    groups: dict[str, list[tuple[FunctionalRun | SeriesRun, pe.Workflow]]] = {}
     for number, run in enumerate(plan.functional, 1):
         init_wf = init_denoised_wf if run.denoised_by else init_functional_wf
         functional_wf = init_wf(run, options=settings.functional, name=f"functional_{number}_wf")
@@ -123,9 +132,14 @@ def _add_functional(
             settings=settings,
             sources=_uris(_functional_inputs(run), sources),
         )
-        name = format_entities(combined_entities(run.entities))
-        group = f"{name} {run.space} {run.variant} {run.mark}"
-        groups.setdefault(group, []).append((run, functional_wf))
+        groups.setdefault(_group(run), []).append((run, functional_wf))
+    for number, ready in enumerate(plan.series, 1):
+        uris = _uris(_functional_inputs(ready), sources)
+        series_wf, added = add_ready_series(
+            workflow, ready, number, settings=settings, sources=uris
+        )
+        sinks += added
+        groups.setdefault(_group(ready), []).append((ready, series_wf))
 
     several = [
         members for members in groups.values() if can_average([run.entities for run, _ in members])
@@ -137,9 +151,15 @@ def _add_functional(
     return sinks
 
 
+def _group(run: FunctionalRun | SeriesRun) -> str:
+    """What the runs that are averaged together have in common."""
+    name = format_entities(combined_entities(run.entities))
+    return f"{name} {run.space} {run.variant} {run.mark}"
+
+
 def _add_combination(
     workflow: pe.Workflow,
-    members: Sequence[tuple[FunctionalRun, pe.Workflow]],
+    members: Sequence[tuple[FunctionalRun | SeriesRun, pe.Workflow]],
     number: int,
     *,
     settings: Settings,
@@ -148,7 +168,7 @@ def _add_combination(
     """Add the average of several runs and its sink."""
     first = members[0][0]
     combine_runs_wf = init_combine_runs_wf(
-        [source.atlas for source in first.labels],
+        first.atlases,
         options=settings.functional,
         name=f"combine_runs_{number}_wf",
     )
@@ -170,18 +190,14 @@ def _add_combination(
         datatype="func",
         space=first.space,
         flavors=settings.flavors,
-        mark=first.mark or settings.functional.mark,
+        mark=_mark(first, settings),
+        labels=() if isinstance(first, SeriesRun) else first.labels,
         sources=_uris([path for run, _ in members for path in _functional_inputs(run)], sources),
     )
+    compare = add_comparison(workflow, combine_runs_wf, model_dir=settings.compared_model_dir)
     workflow.connect([
-        (
-            combine_runs_wf,
-            sink,
-            [
-                ("outputnode.connectomes_file", "connectomes_file"),
-                ("outputnode.qc_file", "qc_file"),
-            ],
-        )
+        (combine_runs_wf, sink, [("outputnode.connectomes_file", "connectomes_file")]),
+        (compare, sink, [("qc_file", "qc_file")]),
     ])
     return sink
 
@@ -191,15 +207,23 @@ def _add_structural(
     plan: SessionPlan,
     *,
     settings: Settings,
+    key: str,
     sources: Mapping[Path, str],
 ) -> list[pe.Node]:
     """Add the diffusion series with their sinks."""
     sinks: list[pe.Node] = []
     for number, run in enumerate(plan.diffusion, 1):
         structural_wf = init_structural_wf(
-            run, options=settings.structural, name=f"structural_{number}_wf"
+            run,
+            options=settings.structural,
+            key="" if settings.keep_work else key,
+            name=f"structural_{number}_wf",
         )
-        kept = ("tractogram_files",) if settings.structural.keep_tractograms else ()
+        keep = settings.structural
+        kept = (
+            *(["tractogram_files"] if keep.keep_tractograms else []),
+            *(["assignments_files"] if keep.keep_assignments else []),
+        )
         added = _add_sinks(
             workflow,
             structural_wf,
@@ -232,9 +256,7 @@ def _add_sinks(
     sources: Sequence[str],
 ) -> list[pe.Node]:
     """Add the sink of a series, fed by these outputs of its workflow, and that of its figure."""
-    mark = ""
-    if isinstance(run, FunctionalRun):
-        mark = run.mark or settings.functional.mark
+    mark = _mark(run, settings) if isinstance(run, FunctionalRun) else ""
     sink = make_series_sink(
         f"ds_{series_wf.name}",
         dataset_dir=settings.output_dir,
@@ -245,8 +267,19 @@ def _add_sinks(
         flavors=settings.flavors,
         sources=sources,
         mark=mark,
+        labels=run.labels,
     )
-    workflow.connect([(series_wf, sink, [(f"outputnode.{field}", field) for field in fields])])
+    entities = dict(run.entities)
+    connect_own_labels(
+        workflow,
+        series_wf,
+        sink=sink,
+        labels=run.labels,
+        session=session_label(entities["sub"], entities.get("ses")),
+    )
+    compare = add_comparison(workflow, series_wf, model_dir=settings.compared_model_dir)
+    direct = [(f"outputnode.{field}", field) for field in fields if field != "qc_file"]
+    workflow.connect([(series_wf, sink, direct), (compare, sink, [("qc_file", "qc_file")])])
     figure_sink = add_figure(
         workflow,
         series_wf,
@@ -257,22 +290,39 @@ def _add_sinks(
         datatype=datatype,
         mark=mark,
     )
-    return [sink, figure_sink]
+    if datatype != "func":
+        return [sink, figure_sink]
+    coverage_sink = add_coverage_figure(
+        workflow,
+        series_wf,
+        atlases=[source.atlas for source in run.labels],
+        dataset_dir=settings.output_dir,
+        entities=run.entities,
+        datatype=datatype,
+        mark=mark,
+    )
+    return [sink, figure_sink, coverage_sink]
 
 
-def _functional_inputs(run: FunctionalRun) -> list[Path]:
-    labels = [source.file for source in run.labels]
-    steps = [step.file for source in run.labels for step in source.transforms]
+def _mark(run: FunctionalRun | SeriesRun, settings: Settings) -> str:
+    """What marks the outputs of a run; ready-made series know nothing of ``--denoising``."""
+    return run.mark if isinstance(run, SeriesRun) else run.mark or settings.functional.mark
+
+
+def _functional_inputs(run: FunctionalRun | SeriesRun) -> list[Path]:
+    if isinstance(run, SeriesRun):
+        return [table.file for table in run.tables]
+    labels = [path for source in run.labels for path in source.paths]
     tables = [path for path in (run.confounds_file, run.outliers_file) if path]
-    return [run.bold_file, run.mask_file, *tables, *labels, *steps]
+    return [run.bold_file, run.mask_file, *tables, *labels]
 
 
 def _diffusion_inputs(run: DiffusionRun) -> list[Path]:
     series = [run.dwi_file, run.bval_file, run.bvec_file, run.mask_file, run.five_tissue_file]
-    labels = [source.file for source in run.labels]
-    steps = [step.file for source in run.labels for step in source.transforms]
-    tractograms = [path for _, path in run.tractograms]
-    return [path for path in (*series, *tractograms, *labels, *steps) if path is not None]
+    labels = [path for source in run.labels for path in source.paths]
+    ready = [run.fod_file, *(path for _, path in run.tractograms)]
+    made = run.five_tissue_made.paths if run.five_tissue_made else ()
+    return [path for path in (*series, *ready, *labels, *made) if path is not None]
 
 
 def _uris(files: Iterable[Path], sources: Mapping[Path, str]) -> list[str]:

@@ -89,6 +89,7 @@ def init_denoised_wf(
             regions=regions,
             repetition_time_s=run.repetition_time_s,
             pcorr_lambda=lambda_by_atlas(atlases, options=options),
+            lambda_sources={atlas: options.lambda_source(atlas) for atlas in atlases},
             min_coverage=options.min_coverage,
         ),
         name="correlate",

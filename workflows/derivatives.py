@@ -9,8 +9,10 @@ from pathlib import Path
 from nipype.pipeline import engine as pe
 
 from kraken_bids.interfaces.derivatives import MarkFinished, SaveFigure, SaveSeries
-from kraken_bids.interfaces.report import DrawFigure
-from kraken_bids.plan import Entities
+from kraken_bids.interfaces.own_atlas import label_origins
+from kraken_bids.interfaces.report import DrawCoverage, DrawFigure
+from kraken_bids.interfaces.similarity import CompareWithMean
+from kraken_bids.plan import Entities, LabelSource
 
 #: Memory of a sink: the largest matrix as text, some 10 MB, many times over.
 SINK_GB = 0.5
@@ -27,6 +29,7 @@ def make_series_sink(
     flavors: Sequence[str] = (),
     sources: Sequence[str] = (),
     mark: str = "",
+    labels: Sequence[LabelSource] = (),
 ) -> pe.Node:
     """Make the sink of one series.
 
@@ -46,6 +49,8 @@ def make_series_sink(
         BIDS URIs of the files used.
     mark
         What tells another pipeline than the recipe, in names; empty for the recipe.
+    labels
+        Sources of the labels; sidecars say whose they are.
     """
     return pe.Node(
         SaveSeries(
@@ -57,6 +62,7 @@ def make_series_sink(
             flavors=list(flavors),
             sources=list(sources),
             mark=mark,
+            origins=label_origins(labels),
         ),
         name=name,
         mem_gb=SINK_GB,
@@ -107,6 +113,82 @@ def add_figure(
         (draw, sink, [("out_file", "figure_file")]),
     ])
     return sink
+
+
+def add_coverage_figure(
+    workflow: pe.Workflow,
+    source: pe.Workflow,
+    *,
+    atlases: Sequence[str],
+    dataset_dir: Path,
+    entities: Entities,
+    datatype: str,
+    mark: str = "",
+) -> pe.Node:
+    """Draw how much of each region a series covers, on the brain, and sink the figure.
+
+    Parameters
+    ----------
+    workflow, dataset_dir, entities, datatype, mark
+        As for `add_figure`.
+    source
+        Workflow of the series; its outputnode has ``labels_files`` and ``qc_file``.
+    atlases
+        In the order of the label images.
+
+    Returns
+    -------
+    pe.Node
+        The sink, with ``out_files``.
+    """
+    draw = pe.Node(
+        DrawCoverage(atlases=list(atlases)), name=f"coverage_{source.name}", mem_gb=SINK_GB
+    )
+    sink = pe.Node(
+        SaveFigure(
+            dataset_dir=str(dataset_dir),
+            entities=[list(pair) for pair in entities],
+            datatype=datatype,
+            desc="coverage",
+            mark=mark,
+        ),
+        name=f"ds_coverage_{source.name}",
+    )
+    fields = [("outputnode.labels_files", "labels_files"), ("outputnode.qc_file", "qc_file")]
+    workflow.connect([
+        (source, draw, fields),
+        (draw, sink, [("out_file", "figure_file")]),
+    ])
+    return sink
+
+
+def add_comparison(
+    workflow: pe.Workflow, source: pe.Workflow, *, model_dir: Path | None
+) -> pe.Node:
+    """Add to a series' quality measures how its connectomes correlate with a model's means.
+
+    A step of its own, so that nothing else is done again when another model is at hand.
+
+    Parameters
+    ----------
+    workflow
+        The graph to add the node to.
+    source
+        Workflow of the series; its outputnode has ``connectomes_file`` and ``qc_file``.
+    model_dir
+        Bundle, or None.
+
+    Returns
+    -------
+    pe.Node
+        The node, with ``qc_file``.
+    """
+    compare = pe.Node(CompareWithMean(), name=f"compare_{source.name}", mem_gb=SINK_GB)
+    if model_dir is not None:
+        compare.inputs.model_dir = str(model_dir)
+    fields = ("connectomes_file", "qc_file")
+    workflow.connect([(source, compare, [(f"outputnode.{field}", field) for field in fields])])
+    return compare
 
 
 def make_finish(*, dataset_dir: Path, label: str, key: str, name: str = "finish") -> pe.Node:

@@ -116,6 +116,7 @@ def init_functional_wf(
             edge_rule=options.edge_rule,
             skip_s=options.skip_s,
             pcorr_lambda=lambda_by_atlas(atlases, options=options),
+            lambda_sources={atlas: options.lambda_source(atlas) for atlas in atlases},
             min_coverage=options.min_coverage,
         ),
         name="denoise",
@@ -175,6 +176,7 @@ def init_combine_runs_wf(
         CombineRuns(
             regions=atlas_regions(atlases),
             pcorr_lambda=lambda_by_atlas(atlases, options=options),
+            lambda_sources={atlas: options.lambda_source(atlas) for atlas in atlases},
         ),
         name="combine_runs",
     )

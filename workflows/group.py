@@ -78,6 +78,7 @@ def init_single_translations_wf(
     dataset_dir: Path,
     output_dir: Path,
     notes: Mapping[str, Sequence[str]],
+    searches: Mapping[CohortSession, LambdaSearchPlan] | None = None,
     omp_nthreads: int = 1,
     name: str = "single_translations_wf",
 ) -> pe.Workflow:
@@ -93,6 +94,8 @@ def init_single_translations_wf(
         Root of the data set of measured connectomes.
     notes
         Problems to name on top of the pages, by session.
+    searches
+        As for `init_session_translation_wf`, by session; those without keep what was measured.
     """
     workflow = pe.Workflow(name=name)
     for session, key in keys.items():
@@ -102,6 +105,7 @@ def init_single_translations_wf(
             options=options,
             dataset_dir=dataset_dir,
             sources_root=output_dir,
+            search=(searches or {}).get(session),
             omp_nthreads=omp_nthreads,
         )
         finish = make_finish(dataset_dir=dataset_dir, label=session.label, key=key)

@@ -37,7 +37,7 @@ def init_regularization_wf(
     sessions
         The cohort.
     search
-        Atlases with their targets, and the sessions' correlations.
+        Atlases with their targets or lambdas, and the sessions' correlations.
     batch_size
         Sessions that one node works on.
     sources_root, sources_name
@@ -49,26 +49,23 @@ def init_regularization_wf(
     -------
     sessions
         Batches of sessions in plain values, in the order of the cohort; the partial correlations
-        are those made here.
-    lambdas
-        Lambda of each atlas searched for.
-    problems_files
-        JSON of each batch: files that could not be used.
+        are those made here, files that could not be used are among their problems.
     out_dirs
         Trees that go into the prediction data set: the searches, the partial correlations.
     """
+    nothing = ((),) * len(sessions)
     rows = [
-        correlated_session(session, correlations)
-        for session, correlations in zip(sessions, search.correlations, strict=True)
+        correlated_session(session, correlations, withheld=withheld, unchanged=unchanged)
+        for session, correlations, withheld, unchanged in zip(
+            sessions,
+            search.correlations,
+            search.withheld or nothing,
+            search.unchanged or nothing,
+            strict=True,
+        )
     ]
     workflow = pe.Workflow(name=name)
-    outputnode = pe.Node(
-        niu.IdentityInterface(fields=["sessions", "lambdas", "problems_files", "out_dirs"]),
-        name="outputnode",
-    )
-
-    find = pe.MapNode(SearchLambda(), iterfield=["search"], name="find", mem_gb=SEARCH_GB)
-    find.inputs.search = plain_search(search, rows)
+    outputnode = pe.Node(niu.IdentityInterface(fields=["sessions", "out_dirs"]), name="outputnode")
 
     regularize = pe.MapNode(
         Regularize(
@@ -85,14 +82,19 @@ def init_regularization_wf(
     ]
     trees = pe.Node(niu.Merge(2), name="trees", run_without_submitting=True)
     workflow.connect([
-        (find, regularize, [("regularization", "lambdas")]),
-        (find, outputnode, [("regularization", "lambdas")]),
-        (find, trees, [("out_dir", "in1")]),
         (regularize, trees, [("out_dir", "in2")]),
         (trees, outputnode, [("out", "out_dirs")]),
-        (regularize, outputnode, [
-            ("sessions", "sessions"),
-            ("problems_file", "problems_files"),
-        ]),
-    ])  # fmt: skip
+        (regularize, outputnode, [("sessions", "sessions")]),
+    ])
+    if search.fitted:
+        regularize.inputs.lambdas = [value for _, value in search.fitted]
+        regularize.inputs.lambda_sources = [f"adaptation {search.fitted_by}"] * len(search.fitted)
+        return workflow
+
+    find = pe.MapNode(SearchLambda(), iterfield=["search"], name="find", mem_gb=SEARCH_GB)
+    find.inputs.search = plain_search(search, rows)
+    workflow.connect([
+        (find, regularize, [("regularization", "lambdas"), ("source", "lambda_sources")]),
+        (find, trees, [("out_dir", "in1")]),
+    ])
     return workflow

@@ -14,7 +14,6 @@ from kraken_bids.errors import InputError
 from kraken_bids.interfaces.atlases import ResampleLabels, plain_label_source
 from kraken_bids.interfaces.mrtrix import (
     Convert,
-    CountStreamlines,
     EstimateFODs,
     EstimateResponses,
     KeepPositive,
@@ -22,14 +21,22 @@ from kraken_bids.interfaces.mrtrix import (
     Track,
 )
 from kraken_bids.interfaces.structural import (
-    BuildConnectomes,
+    COLOUR_VOLUMES,
     CheckDiffusion,
     CollectOverview,
-    MeasureTractogram,
-    PrepareFiveTissue,
 )
+from kraken_bids.interfaces.tractography import ImportTractogram, NoteInputs, ReleaseFiles
 from kraken_bids.plan import DiffusionRun
 from kraken_bids.settings import StructuralOptions
+
+from .counting import Tract, add_counting, is_weighed
+from .tissues import (
+    RESAMPLE_GB,
+    add_five_tissue,
+    add_placement_check,
+    first_item,
+    unchecked_segmentation,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -83,25 +90,29 @@ CUTOFF, MAX_LENGTH_MM = 0.06, 300.0
 #: Voxels on which regions' volumes and streamlines' ends are looked up, in mm.
 NODE_VOXEL_MM, SLOPPY_NODE_VOXEL_MM = 1.25, 2.0
 
-#: Voxels of a five-tissue image made from a FreeSurfer segmentation, in mm.
-TISSUE_VOXEL_MM, SLOPPY_TISSUE_VOXEL_MM = 1.0, 2.0
-
 #: Harmonic order of quick FODs; MRtrix3's default is 8.
 SLOPPY_LMAX = 4
+
+#: Iterations of a quick search for single fibres (tournier); MRtrix3's default is 10.
+SLOPPY_ITERATIONS = 2
 
 #: FODs of 1.25 mm (145 x 174 x 145 voxels, 45 coefficients) take 0.66 GB; dhollander and dynamic
 #: seeding keep about twice that at a time.
 FOD_GB = 1.5
-RESAMPLE_GB = 1.5
 
 
 def init_structural_wf(
-    run: DiffusionRun, *, options: StructuralOptions, name: str = "structural_wf"
+    run: DiffusionRun,
+    *,
+    options: StructuralOptions,
+    key: str = "",
+    name: str = "structural_wf",
 ) -> pe.Workflow:
     """Turn one diffusion series, or tractograms made from one, into connectomes of all atlases.
 
-    Algorithms with a ready tractogram are not tracked again. Without any source of tissues iFOD2
-    is left out, as its constraints cannot be had.
+    Algorithms with a ready tractogram are not tracked again; the others are tracked from the
+    series, or from ready FODs where there is none. Without any source of tissues iFOD2 is left
+    out, as its constraints cannot be had.
 
     Parameters
     ----------
@@ -109,6 +120,9 @@ def init_structural_wf(
         The series, its tissues, tractograms and the sources of its labels.
     options
         The recipe.
+    key
+        Fingerprint of inputs and settings of the session. With it, tractograms are deleted once
+        they are counted, unless they are to be kept.
 
     Outputs
     -------
@@ -120,9 +134,12 @@ def init_structural_wf(
     qc_file
         Measures of quality, ``.json``.
     overview_file
-        Background, tissues, density and lengths of streamlines for figures, ``.npz``.
+        Background, tissues, colours of FODs, density, lengths and ends of streamlines for figures,
+        ``.npz``.
     tractogram_files
         ``.tck`` files, iFOD2 before SD_STREAM.
+    assignments_files
+        Regions in which each streamline ends, ``.npz``, in the same order.
 
     Raises
     ------
@@ -139,16 +156,13 @@ def init_structural_wf(
                 "qc_file",
                 "overview_file",
                 "tractogram_files",
+                "assignments_files",
             ]
         ),
         name="outputnode",
     )
-    n_facts = len(algorithms) + (run.dwi_file is not None)
+    n_facts = len(algorithms) + (run.dwi_file is not None) + bool(run.notes)
     facts = pe.Node(niu.Merge(n_facts), name="facts", run_without_submitting=True)
-    tracts, lengths, counts = (
-        pe.Node(niu.Merge(len(algorithms)), name=name, run_without_submitting=True)
-        for name in ("tracts", "lengths", "counts")
-    )
     # The grid of all that follows: the mean of the series, or what there is in its space.
     grid = pe.Node(niu.IdentityInterface(fields=["reference_file"]), name="grid")
     tissues = pe.Node(
@@ -164,77 +178,100 @@ def init_structural_wf(
             (check, grid, [("b0_file", "reference_file")]),
             (check, facts, [("facts_file", f"in{n_facts}")]),
         ])
-    if any(TRACKINGS[algorithm].with_tissues for algorithm in tracked):
-        _add_five_tissue(workflow, run, grid=grid, tissues=tissues, options=options)
-    if tracked:
+    if run.notes:
+        note = pe.Node(NoteInputs(notes=dict(run.notes)), name="note")
+        workflow.connect([(note, facts, [("facts_file", f"in{len(algorithms) + 1}")])])
+    weighed = algorithms if is_weighed(run, options) else []
+    if options.sift2 and not weighed:
+        _log.warning(
+            "%s: neither a diffusion series nor FODs: no SIFT2 weights for its streamlines",
+            "_".join("-".join(entity) for entity in run.entities),
+        )
+    constrained = [
+        algorithm
+        for algorithm in algorithms
+        if TRACKINGS[algorithm].with_tissues
+        and (algorithm in tracked or (algorithm in weighed and has_tissues(run)))
+    ]
+    if constrained:
+        add_five_tissue(workflow, run, grid=grid, tissues=tissues, options=options)
+    if (tracked or weighed) and run.dwi_file is not None:
         _add_fods(workflow, run, check=check, options=options)
+    elif tracked or weighed:
+        _add_ready_fods(workflow, run)
+    if tracked and options.sloppy:
+        _add_density_seeds(workflow)
 
     labels = _add_labels(workflow, run, options=options)
+    placed, unchecked = grid, unchecked_segmentation(run, has_five_tissue=bool(constrained))
+    if unchecked is not None:
+        placed = add_placement_check(workflow, unchecked, run, grid=grid)
     workflow.connect([
-        (grid, labels, [("reference_file", "reference_file")]),
+        (placed, labels, [("reference_file", "reference_file")]),
         (labels, outputnode, [("labels_files", "labels_files")]),
     ])
 
-    for number, algorithm in enumerate(algorithms, start=1):
-        measure = pe.Node(MeasureTractogram(algorithm=algorithm), name=f"measure_{algorithm}")
+    tracts = []
+    for algorithm in algorithms:
         if algorithm in tracked:
             track = _add_tracking(workflow, algorithm, tissues=tissues, options=options)
-            measure.inputs.n_wanted = options.n_streamlines
-            workflow.connect([(track, measure, [("out_file", "in_file")])])
+            tracts.append(Tract(algorithm, track))
         else:
-            measure.inputs.in_file = str(dict(run.tractograms)[algorithm])
-
-        count = pe.MapNode(
-            CountStreamlines(radius_mm=options.assignment_radius_mm, n_threads=options.n_threads),
-            iterfield=["labels_file"],
-            name=f"count_{algorithm}",
-            n_procs=options.n_threads,
-        )
-        workflow.connect([
-            (measure, count, [("tractogram_file", "in_file")]),
-            (labels, count, [("labels_files", "labels_file")]),
-            (count, counts, [("out_file", f"in{number}")]),
-            (measure, tracts, [("tractogram_file", f"in{number}")]),
-            (measure, lengths, [("lengths_file", f"in{number}")]),
-            (measure, facts, [("facts_file", f"in{number}")]),
-        ])
-
-    connect = pe.Node(
-        BuildConnectomes(
-            algorithms=algorithms,
-            atlases=[source.atlas for source in run.labels],
-            radius_mm=options.assignment_radius_mm,
-        ),
-        name="connect",
-    )
-    if run.mask_file is not None:
-        connect.inputs.mask_file = str(run.mask_file)
+            ready = _add_ready_tractogram(workflow, run, algorithm)
+            tracts.append(Tract(algorithm, ready, dict(run.tractograms)[algorithm].name))
+    add_counting(
+        workflow, tracts, run, labels=labels, facts=facts, weighted_with_tissues=constrained,
+        options=options,
+    )  # fmt: skip
+    connect, collected = workflow.get_node("connect"), workflow.get_node("collected")
     workflow.connect([
-        (counts, connect, [("out", "counts_files")]),
-        (facts, connect, [("out", "facts_files")]),
-        (labels, connect, [("labels_files", "labels_files"), ("volumes_file", "volumes_file")]),
         (connect, outputnode, [("connectomes_file", "connectomes_file"), ("qc_file", "qc_file")]),
-        (tracts, outputnode, [("out", "tractogram_files")]),
+        (
+            collected,
+            outputnode,
+            [
+                ("tractogram_files", "tractogram_files"),
+                ("assignments_files", "assignments_files"),
+            ],
+        ),
     ])
 
     map_density = pe.Node(MapDensity(n_threads=options.n_threads), name="map_density")
     overview = pe.Node(CollectOverview(algorithms=algorithms), name="overview")
     workflow.connect([
-        (tracts, map_density, [(("out", first_item), "in_file")]),
+        (collected, map_density, [(("tractogram_files", first_item), "in_file")]),
         (grid, map_density, [("reference_file", "template_file")]),
         (grid, overview, [("reference_file", "background_file")]),
         (tissues, overview, [("five_tissue_file", "five_tissue_file")]),
         (map_density, overview, [("out_file", "density_file")]),
-        (lengths, overview, [("out", "lengths_files")]),
+        (collected, overview, [("assignments_files", "assignments_files")]),
         (overview, outputnode, [("overview_file", "overview_file")]),
     ])
+    if tracked or weighed:
+        fod_colours = pe.Node(
+            Convert(volumes=COLOUR_VOLUMES, out_file="coefficients.nii.gz"), name="fod_colours"
+        )
+        workflow.connect([
+            (workflow.get_node("fods"), fod_colours, [("fod_file", "in_file")]),
+            (fod_colours, overview, [("out_file", "fod_file")]),
+        ])
+    if key and not options.keep_tractograms:
+        release = pe.Node(ReleaseFiles(key=key), name="release")
+        done = pe.Node(niu.Merge(2), name="done", run_without_submitting=True)
+        workflow.connect([
+            (collected, release, [("tractogram_files", "in_files")]),
+            (connect, done, [("connectomes_file", "in1")]),
+            (overview, done, [("overview_file", "in2")]),
+            (done, release, [("out", "wait_for")]),
+        ])
     return workflow
 
 
 def has_tissues(run: DiffusionRun) -> bool:
     """Say whether a five-tissue image is there or can be made."""
     maps = {"GM", "WM", "CSF"} <= set(dict(run.probability_files))
-    return run.five_tissue_file is not None or run.tissues is not None or maps
+    image = run.five_tissue_file or run.five_tissue_made
+    return image is not None or run.tissues is not None or maps
 
 
 def find_algorithms(run: DiffusionRun) -> list[str]:
@@ -248,13 +285,14 @@ def find_algorithms(run: DiffusionRun) -> list[str]:
     ready = dict(run.tractograms)
     algorithms = []
     for algorithm, tracking in TRACKINGS.items():
-        possible = run.dwi_file is not None and (has_tissues(run) or not tracking.with_tissues)
+        origin = run.dwi_file or run.fod_file
+        possible = origin is not None and (has_tissues(run) or not tracking.with_tissues)
         if algorithm in ready or possible:
             algorithms.append(algorithm)
-        elif run.dwi_file is not None:
+        elif origin is not None:
             _log.warning(
                 "%s: no five-tissue image, FreeSurfer segmentation or tissue maps: no %s",
-                run.dwi_file,
+                origin,
                 algorithm,
             )
     if not algorithms:
@@ -293,17 +331,6 @@ def find_reference(run: DiffusionRun) -> Path:
     )
 
 
-def first_item(items: list[str] | str) -> str:
-    """Give the first of several files.
-
-    Examples
-    --------
-    >>> first_item(["a.tck", "b.tck"])
-    'a.tck'
-    """
-    return items if isinstance(items, str) else items[0]
-
-
 def _add_check(
     workflow: pe.Workflow, run: DiffusionRun, *, tracked: list[str], options: StructuralOptions
 ) -> pe.Node:
@@ -315,6 +342,7 @@ def _add_check(
             bvec_file=str(run.bvec_file),
             mask_file=str(run.mask_file),
             n_streamlines=options.n_streamlines,
+            force=options.force,
             point_spacing_mm=[TRACKINGS[algorithm].point_spacing_mm for algorithm in tracked],
         ),
         name="check",
@@ -364,7 +392,7 @@ def _add_fods(
     )
     workflow.connect([
         (convert, responses, [("out_file", "in_file")]),
-        (check, responses, [("erosion", "erosion")]),
+        (check, responses, [("erosion", "erosion"), ("response_algorithm", "algorithm")]),
     ])
 
     fods = pe.Node(
@@ -375,9 +403,10 @@ def _add_fods(
     )
     if options.sloppy:
         fods.inputs.lmax = SLOPPY_LMAX
+        responses.inputs.max_iterations = SLOPPY_ITERATIONS
     workflow.connect([
         (convert, fods, [("out_file", "in_file")]),
-        (check, fods, [("n_shells", "n_shells")]),
+        (check, fods, [("n_shells", "n_shells"), ("fod_algorithm", "algorithm")]),
         (
             responses,
             fods,
@@ -388,55 +417,42 @@ def _add_fods(
             ],
         ),
     ])
-    if options.sloppy:
-        total_density = pe.Node(
-            Convert(coord=(3, 0), axes=[0, 1, 2], out_file="density.mif"), name="total_density"
-        )
-        seeds = pe.Node(KeepPositive(), name="seeds")
-        workflow.connect([
-            (fods, total_density, [("fod_file", "in_file")]),
-            (total_density, seeds, [("out_file", "in_file")]),
-        ])
 
 
-def _add_five_tissue(
-    workflow: pe.Workflow,
-    run: DiffusionRun,
-    *,
-    grid: pe.Node,
-    tissues: pe.Node,
-    options: StructuralOptions,
-) -> None:
-    """Add nodes that make or check the five-tissue image; ``tissues`` hands it on."""
-    five_tissue = pe.Node(
-        PrepareFiveTissue(mask_file=str(run.mask_file)), name="five_tissue", mem_gb=1.0
+def _add_ready_fods(workflow: pe.Workflow, run: DiffusionRun) -> None:
+    """Add nodes that unpack ready fibre orientation distributions (``fods``)."""
+    unpack = pe.Node(
+        Convert(in_file=str(run.fod_file), datatype="float32", out_file="fod_wm.mif"),
+        name="unpack_fods",
+        mem_gb=FOD_GB,
     )
-    ready, maps = run.five_tissue_file, dict(run.probability_files)
-    if ready is not None and ready.name.endswith((".nii", ".nii.gz")):
-        five_tissue.inputs.five_tissue_file = str(ready)
-    elif ready is not None:
-        unpack_tissues = pe.Node(
-            Convert(in_file=str(ready), out_file="five_tissue.nii.gz"), name="unpack_tissues"
-        )
-        workflow.connect([(unpack_tissues, five_tissue, [("out_file", "five_tissue_file")])])
-    elif run.tissues is not None:
-        resample_tissues = pe.Node(
-            ResampleLabels(
-                label_sources=[plain_label_source(run.tissues)],
-                voxel_mm=SLOPPY_TISSUE_VOXEL_MM if options.sloppy else TISSUE_VOXEL_MM,
-                mask_file=str(run.mask_file),
-                reference_space=run.space,
-            ),
-            name="resample_tissues",
-            mem_gb=RESAMPLE_GB,
-        )
-        workflow.connect([
-            (grid, resample_tissues, [("reference_file", "reference_file")]),
-            (resample_tissues, five_tissue, [(("labels_files", first_item), "labels_file")]),
-        ])
-    else:
-        five_tissue.inputs.probability_files = [str(maps[key]) for key in ("GM", "WM", "CSF")]
-    workflow.connect([(five_tissue, tissues, [("out_file", "five_tissue_file")])])
+    fods = pe.Node(niu.IdentityInterface(fields=["fod_file"]), name="fods")
+    workflow.connect([(unpack, fods, [("out_file", "fod_file")])])
+
+
+def _add_density_seeds(workflow: pe.Workflow) -> None:
+    """Add nodes that make an image to seed in proportion to from ``fods`` (``seeds``)."""
+    fods = workflow.get_node("fods")
+    total_density = pe.Node(
+        Convert(coord=(3, 0), axes=[0, 1, 2], out_file="density.mif"), name="total_density"
+    )
+    seeds = pe.Node(KeepPositive(), name="seeds")
+    workflow.connect([
+        (fods, total_density, [("fod_file", "in_file")]),
+        (total_density, seeds, [("out_file", "in_file")]),
+    ])
+
+
+def _add_ready_tractogram(workflow: pe.Workflow, run: DiffusionRun, algorithm: str) -> pe.Node:
+    """Add the node that makes a ``.tck`` of a ready tractogram and checks its space."""
+    ready = pe.Node(
+        ImportTractogram(in_file=str(dict(run.tractograms)[algorithm]), algorithm=algorithm),
+        name=f"import_{algorithm}",
+    )
+    if run.mask_file is not None:
+        ready.inputs.mask_file = str(run.mask_file)
+    workflow.add_nodes([ready])
+    return ready
 
 
 def _add_tracking(

@@ -92,7 +92,7 @@ def init_translation_wf(
     )
 
     fit = pe.Node(
-        FitAdaptation(sessions=batches, **plain_adaptation(options.adaptation), **model),
+        FitAdaptation(**plain_adaptation(options.adaptation), **model),
         name="fit",
         mem_gb=FIT_GB,
     )
@@ -124,10 +124,8 @@ def init_translation_wf(
     evaluate = pe.Node(
         EvaluateTranslation(sessions=batches, **model), name="evaluate", mem_gb=EVALUATE_GB
     )
-    problems = pe.Node(niu.Merge(2), name="problems", run_without_submitting=True)
     workflow.connect([
-        (read, problems, [("problems_file", "in2")]),
-        (problems, evaluate, [("out", "problems_files")]),
+        (read, evaluate, [("problems_file", "problems_files")]),
         (fit, evaluate, [("means_file", "means_file")]),
         (translate, evaluate, [("sums_file", "sums_files")]),
         (evaluate, outputnode, [("problems_file", "problems_file")]),
@@ -145,8 +143,8 @@ def init_translation_wf(
         (publish, outputnode, [(("out_files", flatten), "out_files")]),
     ])
     if search is None:
-        read.inputs.sessions = batches
-        translate.inputs.sessions = batches
+        for node in (read, fit, translate):
+            node.inputs.sessions = batches
         return workflow
 
     regularization_wf = init_regularization_wf(
@@ -156,12 +154,10 @@ def init_translation_wf(
         sources_root=sources_root,
         sources_name=sources_name,
     )
-    fit.inputs.searched = list(search.atlases)
     workflow.connect([
-        (regularization_wf, fit, [("outputnode.lambdas", "lambdas")]),
+        (regularization_wf, fit, [("outputnode.sessions", "sessions")]),
         (regularization_wf, read, [("outputnode.sessions", "sessions")]),
         (regularization_wf, translate, [("outputnode.sessions", "sessions")]),
-        (regularization_wf, problems, [("outputnode.problems_files", "in1")]),
         (regularization_wf, trees, [("outputnode.out_dirs", "in4")]),
     ])
     return workflow
@@ -174,6 +170,7 @@ def init_session_translation_wf(
     dataset_dir: Path,
     sources_root: Path | None = None,
     sources_name: str = "connectomes",
+    search: LambdaSearchPlan | None = None,
     omp_nthreads: int = 1,
     name: str = "session_translation_wf",
 ) -> pe.Workflow:
@@ -187,6 +184,9 @@ def init_session_translation_wf(
         As for `init_translation_wf`; the adaptation is ``none`` or a file fitted earlier.
     dataset_dir, sources_root, sources_name, omp_nthreads, name
         As for `init_translation_wf`.
+    search
+        Lambdas that the adaptation was fitted with, for partial correlations that have another;
+        None leaves them as measured.
 
     Outputs
     -------
@@ -198,7 +198,7 @@ def init_session_translation_wf(
     UsageError
         If the adaptation would have to be fitted.
     """
-    model = _model_inputs(sessions, options)
+    model = _model_inputs(sessions, options, search)
     rows = [plain_session(session) for session in sessions]
     fitted = fitted_adaptation(options.adaptation)
     workflow = pe.Workflow(name=name)
@@ -206,10 +206,9 @@ def init_session_translation_wf(
         niu.IdentityInterface(fields=["out_files", "problems_file"]), name="outputnode"
     )
 
-    read = pe.Node(ReadConnectomes(sessions=rows, **model), name="read", mem_gb=READ_GB)
+    read = pe.Node(ReadConnectomes(**model), name="read", mem_gb=READ_GB)
     translate = pe.Node(
         Translate(
-            sessions=rows,
             sources_root=str(sources_root or ""),
             sources_name=sources_name,
             device=options.device,
@@ -222,12 +221,33 @@ def init_session_translation_wf(
         mem_gb=TRANSLATE_GB,
         n_procs=omp_nthreads,
     )
-    publish = pe.Node(PublishTree(out_dir=str(dataset_dir)), name="publish")
+    trees = pe.Node(niu.Merge(2), name="trees", run_without_submitting=True)
+    publish = pe.MapNode(
+        PublishTree(out_dir=str(dataset_dir)), iterfield=["in_dir"], name="publish"
+    )
     workflow.connect([
         (read, translate, [("edges_file", "edges_file")]),
         (read, outputnode, [("problems_file", "problems_file")]),
-        (translate, publish, [("out_dir", "in_dir")]),
-        (publish, outputnode, [("out_files", "out_files")]),
+        (translate, trees, [("out_dir", "in1")]),
+        (trees, publish, [("out", "in_dir")]),
+        (publish, outputnode, [(("out_files", flatten), "out_files")]),
+    ])
+    if search is None:
+        read.inputs.sessions = rows
+        translate.inputs.sessions = rows
+        return workflow
+
+    regularization_wf = init_regularization_wf(
+        sessions=sessions,
+        search=search,
+        batch_size=len(rows),
+        sources_root=sources_root,
+        sources_name=sources_name,
+    )
+    workflow.connect([
+        (regularization_wf, read, [(("outputnode.sessions", flatten), "sessions")]),
+        (regularization_wf, translate, [(("outputnode.sessions", flatten), "sessions")]),
+        (regularization_wf, trees, [("outputnode.out_dirs", "in2")]),
     ])
     return workflow
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..atlases import Atlas, load_atlas
@@ -13,6 +13,7 @@ from ..errors import InputError, KrakenBIDSError, Problems
 from ..plan import LabelSource
 from .derivatives import Derivative
 from .files import Accepted, FoundFile, check_content, select
+from .own_atlas import OWN_ATLAS, FreeSurferSubject, find_own_labels
 from .spaces import FSNATIVE, NATIVE, SpaceGraph, space_name, transform_steps
 
 _log = logging.getLogger(__name__)
@@ -39,12 +40,23 @@ class AtlasImage:
         Its template; empty for the segmentation.
     volume_file
         Image for region volumes where that is another one.
+    own
+        Whether participants' own labels are taken in its place: ``auto`` where they can be
+        built, ``subject`` always, ``group`` never.
+    undilated_file
+        Image that own labels take from what FreeSurfer does not segment; None where there are no
+        own labels.
+    is_given
+        Whether the image is a person's own.
     """
 
     atlas: str
     file: Path | None = None
     space: str = ""
     volume_file: Path | None = None
+    own: str = "group"
+    undilated_file: Path | None = None
+    is_given: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,10 @@ class Anatomy:
         Preprocessed T1w image, or None.
     searched
         Folders looked into.
+    freesurfer
+        The participant's FreeSurfer subject, or None.
+    subjects_dirs
+        Folders of FreeSurfer subjects.
     """
 
     participant: str
@@ -81,6 +97,8 @@ class Anatomy:
     tissues: tuple[Segmentation, ...] = ()
     t1w_file: Path | None = None
     searched: tuple[Path, ...] = ()
+    freesurfer: FreeSurferSubject | None = None
+    subjects_dirs: tuple[Path, ...] = ()
 
 
 def find_atlas_images(
@@ -89,6 +107,8 @@ def find_atlas_images(
     given: Mapping[str, Path],
     atlas_file: Callable[[Atlas, str], Path],
     volumes: bool,
+    own: str = "group",
+    has_subjects: bool = False,
 ) -> dict[str, AtlasImage]:
     """Find the label image of each atlas.
 
@@ -102,6 +122,10 @@ def find_atlas_images(
         Gives the published file of an atlas by role.
     volumes
         Whether images for region volumes are needed (they are for structural connectomes).
+    own
+        Of the atlas that can be a participant's own: see `AtlasImage`.
+    has_subjects
+        Whether there are FreeSurfer subjects to build own labels from.
 
     Raises
     ------
@@ -114,7 +138,8 @@ def find_atlas_images(
         atlas = load_atlas(name)
         try:
             if name in given:
-                images[name] = AtlasImage(name, given[name], atlas.space or USER_SPACE)
+                space = atlas.space or USER_SPACE
+                images[name] = AtlasImage(name, given[name], space, is_given=True)
             elif atlas.file("labels") is None:
                 images[name] = AtlasImage(name)
             else:
@@ -125,6 +150,9 @@ def find_atlas_images(
                     atlas.space,
                     atlas_file(atlas, "volumes") if other else None,
                 )
+                if name == OWN_ATLAS and own != "group":
+                    undilated = atlas_file(atlas, "volumes") if has_subjects else None
+                    images[name] = replace(images[name], own=own, undilated_file=undilated)
         except KrakenBIDSError as problem:
             problems.append(problem)
     if problems:
@@ -166,7 +194,7 @@ def find_anatomy(
     t1w_files: list[Path] = []
     for derivative, found in sorted(files.items(), key=lambda item: item[0].program):
         program = derivative.program
-        if program == "xcp_d":
+        if program in ("xcp_d", "tractograms"):
             continue  # what it has of the anatomy is copied, moved or cut
         anat = [file for file in found if file.datatype == "anat"]
         transforms = select(
@@ -178,8 +206,10 @@ def find_anatomy(
         segmentations += images.segmentations("aparcaseg")
         partial += images.segmentations("aseg")
         t1w_files += images.t1w()
-    freesurfer = _freesurfer_segmentation(subjects_dirs, participant, session, graph)
-    segmentations += freesurfer
+    freesurfer = _freesurfer_subject(subjects_dirs, participant, session, graph)
+    if freesurfer:
+        image = freesurfer.folder / "mri" / "aparc+aseg.mgz"
+        segmentations.append(Segmentation(image, freesurfer.space))
     return Anatomy(
         f"sub-{participant}",
         graph + (bridges or SpaceGraph()),
@@ -187,6 +217,8 @@ def find_anatomy(
         tuple(segmentations + partial),
         t1w_files[0] if t1w_files else None,
         _searched(files, participant),
+        freesurfer,
+        tuple(subjects_dirs),
     )
 
 
@@ -242,10 +274,10 @@ def _searched(files: Files, participant: str) -> tuple[Path, ...]:
     )
 
 
-def _freesurfer_segmentation(
+def _freesurfer_subject(
     subjects_dirs: Iterable[Path], participant: str, session: str | None, graph: SpaceGraph
-) -> list[Segmentation]:
-    """``mri/aparc+aseg.mgz`` of the first finished FreeSurfer subject of exactly that name."""
+) -> FreeSurferSubject | None:
+    """First finished FreeSurfer subject of exactly that name with ``mri/aparc+aseg.mgz``."""
     names = [f"sub-{participant}_ses-{session}"] if session else []
     names += [f"sub-{participant}", participant]
     for subject in (folder / name for folder in subjects_dirs for name in names):
@@ -255,8 +287,8 @@ def _freesurfer_segmentation(
         if list((subject / "scripts").glob("IsRunning.*")):
             _log.warning("left out, FreeSurfer is not done (IsRunning): %s", subject)
             continue
-        return [Segmentation(image, _freesurfer_space(subject, graph))]
-    return []
+        return FreeSurferSubject(subject, _freesurfer_space(subject, graph))
+    return None
 
 
 def _freesurfer_space(subject: Path, graph: SpaceGraph) -> str:
@@ -294,13 +326,60 @@ def label_sources(
 def _label_source(name: str, image: AtlasImage, space: str, anatomy: Anatomy) -> LabelSource:
     if image.file is None:
         return _relabelled(name, anatomy.segmentations, space, anatomy)
+    reason = ""
+    if image.own != "group":
+        source, missing = _own_source(image, space, anatomy)
+        if source is not None:
+            return source
+        if image.own == "subject":
+            raise _no_own_labels(name, missing, anatomy)
+        reason = f"own labels cannot be built without {'; '.join(missing)}"
+    elif name == OWN_ATLAS and not image.is_given:
+        reason = "as asked for by --coco439 group"
     steps = anatomy.graph.require(
         image.space, space, participant=anatomy.participant, searched=anatomy.searched
     )
     for step in steps:
         check_content(step.file)
     return LabelSource(
-        name, image.file, image.space, steps, codes="index", volume_file=image.volume_file
+        name,
+        image.file,
+        image.space,
+        steps,
+        codes="index",
+        volume_file=image.volume_file,
+        group_reason=reason,
+    )
+
+
+def _own_source(
+    image: AtlasImage, space: str, anatomy: Anatomy
+) -> tuple[LabelSource | None, tuple[str, ...]]:
+    """Source of labels built from FreeSurfer's files, or what is missing for it."""
+    own, missing = find_own_labels(
+        anatomy.freesurfer,
+        subjects_dirs=anatomy.subjects_dirs,
+        graph=anatomy.graph,
+        group_file=image.undilated_file,
+        group_space=image.space,
+    )
+    if anatomy.freesurfer is None or own is None:
+        return None, missing
+    steps = anatomy.graph.route(anatomy.freesurfer.space, space)
+    if steps is None:
+        return None, (f"a transform from {anatomy.freesurfer.space} to {space}",)
+    for step in steps:
+        check_content(step.file)
+    grid = dict(own.files)["grid"]
+    return LabelSource(image.atlas, grid, anatomy.freesurfer.space, steps, own=own), ()
+
+
+def _no_own_labels(name: str, missing: Sequence[str], anatomy: Anatomy) -> InputError:
+    folder = anatomy.freesurfer.folder if anatomy.freesurfer else None
+    return InputError(
+        f"{anatomy.participant}'s own {name} cannot be built; not found: {'; '.join(missing)}",
+        where=str(folder or ", ".join(map(str, anatomy.subjects_dirs)) or "--fs-subjects-dir"),
+        fix="Add what is missing, or say --coco439 auto: the group's image is then taken.",
     )
 
 

@@ -25,7 +25,7 @@ from ..plan import CohortSession
 from ..settings import Settings
 from .derivatives import DESCRIPTION, find_derivatives, generated_by, read_description
 from .inputs import wanted_atlases
-from .names import OFF_RECIPE, OUTPUTS, XCP_D_MARK, marked
+from .names import OFF_RECIPE, OUTPUTS, READY_MARK, XCP_D_MARK, marked
 from .regularization import SEARCH_LABEL
 from .sidecars import VARIANTS
 from .writers import write_text
@@ -46,6 +46,7 @@ BIDSIGNORE = """\
 *_timeseries.json
 *_relmat.*
 *_streamlines.tck
+*_assignments.*
 *_latent.*
 *_qc.tsv
 *_qc.json
@@ -157,7 +158,7 @@ def _measured_labels(settings: Settings) -> dict[str, str]:
         there = ""
     labels = dict(MEASURED_LABELS)
     for mark, text in OFF_RECIPE.items():
-        is_forced = settings.force and mark == XCP_D_MARK
+        is_forced = settings.force and mark in {XCP_D_MARK, READY_MARK}
         if is_forced or mark == settings.functional.mark or f"desc-{mark}\t" in there:
             labels[mark] = f"Connectomes of series {text}"
             labels |= {

@@ -31,8 +31,14 @@ SPELLINGS = {
     "qsirecon": "QSIRecon",
     "xcp_d": "XCP-D",
 }
+#: Folder of tractograms of any program; given by name only.
+TRACTOGRAMS = "tractograms"
+#: Likewise, of denoised series of regions; their plans are made apart from those of scans.
+TIMESERIES = "timeseries"
+#: Name, in links and URIs, of folders of connectomes given to the participant level.
+GIVEN_CONNECTOMES = "given-connectomes"
 #: Programs whose outputs plans are made from, by datatype.
-READ_BY_DATATYPE = {"func": ("fmriprep",), "dwi": ("qsiprep", "qsirecon")}
+READ_BY_DATATYPE = {"func": ("fmriprep",), "dwi": ("qsiprep", "qsirecon", TRACTOGRAMS)}
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Derivative:
     Parameters
     ----------
     program
-        Who wrote it: ``fmriprep``, ``qsiprep``, ``qsirecon``, ``xcp_d``.
+        Who wrote it: ``fmriprep``, ``qsiprep``, ``qsirecon``, ``xcp_d``; ``tractograms`` for a
+        folder of streamlines, whoever made them.
     name
         Its name in ``DatasetLinks`` and BIDS URIs; unique in an invocation.
     root
@@ -87,6 +94,7 @@ def find_derivatives(settings: Settings) -> tuple[Derivative, ...]:
             found += _named_derivative(program, root)
         except KrakenBIDSError as problem:
             problems.append(problem)
+    found += _given_connectomes(settings.connectomes)
     named = {program for program, _ in settings.derivatives}
     looked_for = [
         derivative
@@ -165,6 +173,10 @@ def _named_derivative(program: str, root: Path) -> list[Derivative]:
     """Check a data set given by name; QSIRecon's brings its nested ones."""
     if program == "connectomes":
         return []
+    if program == TRACTOGRAMS:
+        return [Derivative(program, program, root)]
+    if program == TIMESERIES:
+        return [_plain_data_set(program, root)]
     description = read_description(root)
     writer = program_of(description)
     if writer != program and writer in PROGRAMS.values():
@@ -183,6 +195,21 @@ def _named_derivative(program: str, root: Path) -> list[Derivative]:
         Derivative(program, program, root, description),
         *(nested if program == "qsirecon" else []),
     ]
+
+
+def _plain_data_set(name: str, root: Path) -> Derivative:
+    """A folder given by name, with its description if it has one."""
+    has_description = (root / DESCRIPTION).is_file()
+    return Derivative(name, name, root, read_description(root) if has_description else {})
+
+
+def _given_connectomes(texts: Iterable[str]) -> Iterator[Derivative]:
+    """Folders of connectomes given to the participant level; single files are none."""
+    for text in texts:
+        _, _, path = text.partition("=")
+        root = Path(text if Path(text).exists() or not path else path)
+        if root.is_dir():
+            yield _plain_data_set(GIVEN_CONNECTOMES, root)
 
 
 def _look_under(root: Path, *, itself: bool = True) -> Iterator[Derivative]:

@@ -3,25 +3,23 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
 from ..plan import DiffusionRun, Entities
-from .anatomy import Anatomy, AtlasImage, Files, label_sources, require_tissues, tissue_source
+from .anatomy import Anatomy, AtlasImage, Files, label_sources, tissue_source
 from .derivatives import Derivative
 from .files import Accepted, FoundFile, check_content, select
-from .spaces import ACPC, space_name
-
-_log = logging.getLogger(__name__)
-
-#: Our algorithms by the label of ``model-`` in QSIRecon's names.
-TRACTOGRAM_MODELS = {"ifod2": "ifod2act", "sdstream": "sdstream"}
-#: Parts of a QSIRecon workflow's name, the preferred one first: how its iFOD2 was constrained.
-CONSTRAINT_PREFERENCE = ("HSVS", "FAST")
-TISSUE_LABELS = ("GM", "WM", "CSF")
+from .five_tissue_inputs import with_tissue_source
+from .ready_diffusion import (
+    ReadyFOD,
+    given_tractograms,
+    qsirecon_fods,
+    qsirecon_tractograms,
+)
+from .spaces import ACPC, NATIVE
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,8 @@ class DiffusionQuery:
         Label, or None.
     anatomy, images, filters
         As in `kraken_bids.bids.functional_inputs.FunctionalQuery`.
+    five_tissue
+        As `kraken_bids.settings.StructuralOptions.five_tissue`.
     """
 
     files: Files
@@ -43,6 +43,7 @@ class DiffusionQuery:
     anatomy: Anatomy
     images: Mapping[str, AtlasImage]
     filters: Mapping[str, Accepted]
+    five_tissue: str = "auto"
 
     def of(self, program: str, *, datatype: str) -> list[tuple[Derivative, FoundFile]]:
         """Files of a program in a folder; those of DWI must be of the session."""
@@ -56,10 +57,25 @@ class DiffusionQuery:
         ]
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """What other programs have made of one scan."""
+
+    tractograms: Mapping[str, FoundFile] = field(default_factory=dict)
+    fod: ReadyFOD | None = None
+
+    @property
+    def files(self) -> list[FoundFile]:
+        return [*self.tractograms.values(), *([self.fod.file] if self.fod else [])]
+
+
 def find_diffusion_runs(
     query: DiffusionQuery,
 ) -> tuple[tuple[DiffusionRun, ...], tuple[InputError, ...]]:
-    """Find a session's diffusion series, with tractograms where QSIRecon kept them.
+    """Find a session's diffusion series, with tractograms and FODs that others have made.
+
+    Tractograms given by name are taken before those of QSIRecon. FODs of QSIRecon are used where
+    there is no series to make them from by the recipe.
 
     Returns
     -------
@@ -69,12 +85,12 @@ def find_diffusion_runs(
         What keeps series, or atlases, from being processed.
     """
     series = {file.source: file for file in _series(query)}
-    tractograms = _tractograms(query)
+    ready, told = _find_ready(query, series)
     runs: list[DiffusionRun] = []
-    problems: list[InputError] = []
-    for source in sorted({*series, *tractograms}):
+    problems: list[InputError] = list(told)
+    for source in sorted({*series, *ready}):
         try:
-            run, found = _run(source, series.get(source), tractograms.get(source, {}), query)
+            run, found = _run(source, series.get(source), ready.get(source, _Ready()), query)
         except InputError as problem:
             problems.append(problem)
             continue
@@ -88,62 +104,103 @@ def _series(query: DiffusionQuery) -> list[FoundFile]:
     return select(found, suffix="dwi", accepted=query.filters.get("dwi", ()), desc="preproc")
 
 
-def _tractograms(query: DiffusionQuery) -> dict[Entities, dict[str, FoundFile]]:
-    """Whole-brain tractograms by scan and algorithm."""
-    found: dict[Entities, dict[str, FoundFile]] = {}
-    ranked = sorted(
-        query.of("qsirecon", datatype="dwi"), key=lambda item: _constraint(item[0].name)
-    )
-    for derivative, file in ranked:
-        algorithm = TRACTOGRAM_MODELS.get(file.label("model") or "")
-        chosen = select(
-            [file], suffix="streamlines", extensions=(".tck.gz", ".tck"),
-            accepted=query.filters.get("dwi", ()),
-        )  # fmt: skip
-        if not chosen or algorithm is None:
-            continue
-        if algorithm == "ifod2act" and "act-None" in derivative.name:
-            _log.warning(
-                "left out, it was made without anatomical constraints: %s", file.path.name
-            )
-            continue
-        found.setdefault(file.source, {}).setdefault(algorithm, file)
-    return found
+def _find_ready(
+    query: DiffusionQuery, series: Mapping[Entities, FoundFile]
+) -> tuple[dict[Entities, _Ready], tuple[InputError, ...]]:
+    """Ready tractograms and FODs by scan, and why others cannot be used."""
+    accepted = query.filters.get("dwi", ())
+    found = query.of("qsirecon", datatype="dwi")
+    tractograms = qsirecon_tractograms(found, accepted)
+    problems: tuple[InputError, ...] = ()
+    for derivative in query.files:
+        if derivative.program == "tractograms":
+            files = [file for other, file in query.of("tractograms", datatype="dwi")]
+            given, problems = given_tractograms(files, derivative.root)
+            for source, named in given.items():
+                scan = _scan_of(source, series)
+                tractograms[scan] = {**tractograms.get(scan, {}), **named}
+    fods = {
+        source: fod
+        for source, fod in qsirecon_fods(found, accepted).items()
+        if source not in series
+    }
+    scans = {*tractograms, *fods}
+    return {scan: _Ready(tractograms.get(scan, {}), fods.get(scan)) for scan in scans}, problems
 
 
-def _constraint(name: str) -> tuple[int, str]:
-    rank = [place for place, word in enumerate(CONSTRAINT_PREFERENCE) if word in name]
-    return (rank[0] if rank else len(CONSTRAINT_PREFERENCE)), name
+def _scan_of(source: Entities, series: Mapping[Entities, FoundFile]) -> Entities:
+    """The one series that a tractogram's shorter name may stand for, else its own scan."""
+    fitting = [scan for scan in series if set(source) <= set(scan)]
+    return fitting[0] if len(fitting) == 1 else source
 
 
 def _run(
-    source: Entities,
-    series: FoundFile | None,
-    tractograms: Mapping[str, FoundFile],
-    query: DiffusionQuery,
+    source: Entities, series: FoundFile | None, ready: _Ready, query: DiffusionQuery
 ) -> tuple[DiffusionRun, tuple[InputError, ...]]:
     """A run; raises if its series is not usable."""
-    label = next(iter([series] if series else tractograms.values())).label("space")
-    labels, problems = label_sources(query.images, ACPC, query.anatomy)
+    space = _space(series, ready, query)
+    label = (series or ready.files[0]).label("space")
+    labels, problems = label_sources(query.images, space, query.anatomy)
+    segmentation = tissue_source(space, query.anatomy)
     run = DiffusionRun(
         entities=source,
-        space=label or "T1w",
+        space=label or ("T1w" if series else space),
         dwi_file=series.path if series else None,
         bval_file=_beside(series, ".bval"),
         bvec_file=_beside(series, ".bvec"),
-        mask_file=_mask(series, query),
+        mask_file=_mask(source, series, query, space=space),
         labels=labels,
-        tissues=tissue_source(ACPC, query.anatomy),
-        five_tissue_file=_five_tissue(query),
-        probability_files=_probability_files(query),
-        tractograms=tuple((name, file.path) for name, file in sorted(tractograms.items())),
+        tissues=segmentation,
+        segmentation=segmentation,
+        tractograms=tuple((name, file.path) for name, file in sorted(ready.tractograms.items())),
+        fod_file=ready.fod.file.path if ready.fod else None,
+        notes=(("fods_bias", ready.fod.bias),) if ready.fod else (),
     )
+    if space == ACPC:
+        run = with_tissue_source(run, query)
     needed = (run.dwi_file, run.bval_file, run.bvec_file, run.mask_file, run.five_tissue_file)
-    for file in (*needed, *(file for _, file in run.tractograms)):
+    for file in (*needed, run.fod_file, *(file for _, file in run.tractograms)):
         if file is not None:
             check_content(file)
-    _check_tissues(run, query)
+    if run.fod_file and run.mask_file is None:
+        raise InputError(
+            f"no brain mask for {run.fod_file.name}: *_desc-brain_mask.nii.gz not found",
+            where=str(run.fod_file.parent),
+            fix="Give QSIPrep's outputs too; its mask is enough (the series is not needed).",
+        )
     return run, problems
+
+
+def _space(series: FoundFile | None, ready: _Ready, query: DiffusionQuery) -> str:
+    """Space of a run; that of tractograms of other programs stands in their names.
+
+    Without a label, they are in the space of QSIPrep's series, or in the native one where there
+    are no outputs of QSIPrep.
+
+    Raises
+    ------
+    InputError
+        If one scan's files are in several spaces.
+    """
+    has_acpc = any(derivative.program == "qsiprep" for derivative in query.files)
+    spaces = {ACPC} if series or ready.fod else set()
+    for file in ready.tractograms.values():
+        owner = next(item.program for item, found in query.files.items() if file in found)
+        told = file.label("space")
+        if owner == "qsirecon" or (series and told == series.label("space")):
+            spaces.add(ACPC)
+        else:
+            spaces.add(told or (ACPC if has_acpc else NATIVE))
+    if len(spaces) > 1:
+        raise InputError(
+            f"the diffusion data of one scan are in several spaces: {', '.join(sorted(spaces))}",
+            where=", ".join(
+                str(file.path) for file in [*ready.files, *([series] if series else [])]
+            ),
+            fix="Give tractograms in the space of QSIPrep's series (space-ACPC), or leave the "
+            "series out by --bids-filter-file.",
+        )
+    return next(iter(spaces))
 
 
 def _beside(series: FoundFile | None, extension: str) -> Path | None:
@@ -160,61 +217,28 @@ def _beside(series: FoundFile | None, extension: str) -> Path | None:
     )
 
 
-def _mask(series: FoundFile | None, query: DiffusionQuery) -> Path | None:
-    """Brain mask on the grid of a series."""
+def _mask(
+    source: Entities, series: FoundFile | None, query: DiffusionQuery, *, space: str
+) -> Path | None:
+    """Brain mask on the grid of a series; of ready files, one in their space if there is any."""
+    if series is None and space == NATIVE:
+        found = [file for _, file in query.of("fmriprep", datatype="anat")]
+        native = select(found, suffix="mask", desc="brain", space=None, res=None)
+        return native[0].path if native else None
+    for program in ("qsiprep",) if series else ("qsiprep", "qsirecon"):
+        masks = select(
+            [file for _, file in query.of(program, datatype="dwi")],
+            suffix="mask", accepted=query.filters.get("mask", ()), desc="brain",
+        )  # fmt: skip
+        for mask in masks:
+            same_space = series is None or mask.label("space") == series.label("space")
+            if mask.source == source and same_space:
+                return mask.path
     if series is None:
         return None
-    found = [file for _, file in query.of("qsiprep", datatype="dwi")]
-    masks = select(
-        found, suffix="mask", accepted=query.filters.get("mask", ()),
-        desc="brain", space=series.label("space"),
-    )  # fmt: skip
-    for mask in masks:
-        if mask.source == series.source:
-            return mask.path
     expected = series.path.name.replace("_desc-preproc_dwi", "_desc-brain_mask")
     raise InputError(
         f"{expected} not found for {series.path.name}",
         where=str(series.path.parent),
         fix="Restore the file, or run QSIPrep again for this participant.",
-    )
-
-
-def _five_tissue(query: DiffusionQuery) -> Path | None:
-    """Five-tissue image that QSIRecon kept in the space of the DWI."""
-    return next(iter(_anatomical(query, "qsirecon", seg="hsvs")), None)
-
-
-def _probability_files(query: DiffusionQuery) -> tuple[tuple[str, Path], ...]:
-    """Tissue maps of QSIPrep in the space of the DWI; all three or none."""
-    found = {
-        label: next(iter(_anatomical(query, "qsiprep", label=label)), None)
-        for label in TISSUE_LABELS
-    }
-    files = tuple((label, path) for label, path in found.items() if path)
-    return files if len(files) == len(TISSUE_LABELS) else ()
-
-
-def _anatomical(query: DiffusionQuery, program: str, **labels: str) -> list[Path]:
-    """Probability images in the space of the DWI, those of the session first."""
-    images = [file for _, file in query.of(program, datatype="anat")]
-    found = select(images, suffix="probseg", accepted=query.filters.get("anat", ()), **labels)
-    usable = [file for file in found if space_name(file.label("space"), program) == ACPC]
-    sessions: Iterable[str | None] = dict.fromkeys((query.session, None))
-    return [file.path for session in sessions for file in usable if file.label("ses") == session]
-
-
-def _check_tissues(run: DiffusionRun, query: DiffusionQuery) -> None:
-    """Refuse a series that anatomical constraints cannot be made for."""
-    ready: Sequence[str] = [name for name, _ in run.tractograms]
-    if run.dwi_file is None or "ifod2act" in ready:
-        return
-    if run.five_tissue_file or run.tissues or run.probability_files:
-        return
-    require_tissues(
-        ACPC,
-        query.anatomy,
-        purpose="tracking with anatomical constraints",
-        fix="Give fMRIPrep outputs made with FreeSurfer, or QSIRecon outputs with "
-        "seg-hsvs_probseg.",
     )

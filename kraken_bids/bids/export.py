@@ -19,10 +19,12 @@ from ..plan import Entities
 from ..storage import atomic_path
 from .names import format_entities, marked, output_path
 from .sidecars import (
+    assignments_sidecar,
     connectome_sidecar,
     labels_sidecar,
     quality_sidecar,
     timeseries_sidecar,
+    withheld_reason,
 )
 from .writers import MISSING, format_rows, write_bytes, write_connectome, write_json, write_table
 
@@ -30,6 +32,13 @@ _log = logging.getLogger(__name__)
 
 #: Fewer degrees of freedom a region make partial correlations noisy.
 FEW_DOF_PER_REGION = 2.0
+
+#: Keys of `Target.origins` that all sidecars repeat; those of label images have all of them.
+ORIGIN_KEYS = ("LabelOrigin", "LabelOriginReason")
+
+#: Value of the quality measure ``origin`` of series and connectomes that are ready-made.
+GIVEN = "given"
+_WHERE = {"func": "the BOLD image", "dwi": "the diffusion image"}
 
 #: So many missing regions are named in a warning; the page and the sidecars name all.
 LISTED_REGIONS = 3
@@ -56,6 +65,8 @@ class Target:
     mark
         Key of `kraken_bids.bids.names.OFF_RECIPE` where the series was not denoised by the
         models' recipe: part of the names, so that nobody takes one for the other.
+    origins
+        Keys of sidecars that say whose labels are used, by atlas.
     """
 
     dataset_dir: Path
@@ -65,6 +76,7 @@ class Target:
     sources: tuple[str, ...] = ()
     quality: Mapping[str, Any] = field(default_factory=dict)
     mark: str = ""
+    origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def path(self, name: str, **labels: str) -> Path:
         """Full path of an output (a key of `kraken_bids.bids.names.OUTPUTS`)."""
@@ -76,6 +88,11 @@ class Target:
         """Coverage, volumes and missing regions of an atlas."""
         found: Mapping[str, Any] = self.quality.get("regions", {}).get(atlas, {})
         return found
+
+    def origin(self, atlas: str) -> dict[str, Any]:
+        """Whose labels are used, in short."""
+        keys = self.origins.get(atlas, {})
+        return {key: keys[key] for key in ORIGIN_KEYS if key in keys}
 
 
 def read_quality(path: Path) -> dict[str, Any]:
@@ -117,8 +134,39 @@ def save_connectomes(
                 missing=target.regions(flavor.atlas).get("missing", ()),
                 mark=target.mark,
             )
+            sidecar |= target.origin(flavor.atlas) | target.quality.get("known", {}).get(name, {})
             written += [path, _sidecar(path, sidecar)]
+    _remove_withheld(target, wanted)
     return written
+
+
+def _remove_withheld(target: Target, wanted: Sequence[str]) -> None:
+    """Remove partial correlations of an earlier run of which there are none any more."""
+    for atlas in _withheld(target):
+        flavor = Flavor.parse(f"FCpcorr_{atlas}_hpf")
+        if wanted and str(flavor) not in wanted:
+            continue
+        path = target.path(
+            "connectome",
+            space=target.space,
+            atlas=atlas,
+            meas=flavor.meas,
+            desc=marked("", target.mark),
+        )
+        if path.exists():
+            _log.info("removed %s: made with other options, too few degrees of freedom", path)
+        for file in (path, path.with_suffix(".json")):
+            file.unlink(missing_ok=True)
+
+
+def _withheld(target: Target) -> list[str]:
+    """Atlases without a partial correlation, for want of degrees of freedom."""
+    prefix = "pcorr_withheld_"
+    return [
+        key.removeprefix(prefix)
+        for key, value in target.quality.items()
+        if key.startswith(prefix) and value
+    ]
 
 
 def save_timeseries(target: Target, timeseries_file: Path) -> list[Path]:
@@ -135,7 +183,7 @@ def save_timeseries(target: Target, timeseries_file: Path) -> list[Path]:
             sidecar = timeseries_sidecar(
                 atlas, desc, sources=target.sources, quality=target.quality, mark=target.mark
             )
-            sidecar |= _outliers(target)
+            sidecar |= _outliers(target) | target.origin(atlas)
             written += [path, _sidecar(path, sidecar)]
     return written
 
@@ -148,6 +196,7 @@ def save_labels(target: Target, labels_files: Iterable[tuple[str, Path]]) -> lis
         with atomic_path(path) as temporary:
             shutil.copyfile(labels_file, temporary)
         sidecar = labels_sidecar(atlas, space=target.space, sources=target.sources)
+        sidecar |= target.origins.get(atlas, {})
         written += [path, _sidecar(path, sidecar)]
     return written
 
@@ -160,6 +209,22 @@ def save_tractograms(target: Target, tractograms: Iterable[tuple[str, Path]]) ->
         with atomic_path(path) as temporary:
             shutil.copyfile(tractogram, temporary)
         written.append(path)
+    return written
+
+
+def save_assignments(target: Target, assignments: Iterable[tuple[str, Path]]) -> list[Path]:
+    """Copy the regions in which each streamline ends, by algorithm, with their sidecars."""
+    written = []
+    for algorithm, assignments_file in assignments:
+        path = target.path("assignments", space=target.space, desc=algorithm)
+        with atomic_path(path) as temporary:
+            shutil.copyfile(assignments_file, temporary)
+        with np.load(assignments_file, allow_pickle=False) as arrays:
+            names = arrays.files
+        sidecar = assignments_sidecar(
+            names, algorithm=algorithm, sources=target.sources, quality=target.quality
+        )
+        written += [path, _sidecar(path, sidecar)]
     return written
 
 
@@ -178,6 +243,8 @@ def save_quality(target: Target) -> list[Path]:
         tuple(row), regions=target.quality.get("regions", {}), sources=target.sources
     )
     sidecar |= _outliers(target)
+    if "training_mean_of" in target.quality:  # whose mean it is that training_mean_r_* tells of
+        sidecar["TrainingMeanOf"] = target.quality["training_mean_of"]
     _tell_missing(target)
     _tell_support(target)
     return [path, _sidecar(path, sidecar)]
@@ -190,13 +257,15 @@ def _tell_missing(target: Target) -> None:
         if missing:
             listed = ", ".join(missing[:LISTED_REGIONS])
             _log.warning(
-                "%s: %d of %d regions of %s are missing from the %s image (%s%s): their rows are "
+                "%s: %d of %d regions of %s are missing from %s (%s%s): their rows are "
                 "%s. Look whether the field of view covers them, and at the page",
                 format_entities(target.entities),
                 len(missing),
                 load_atlas(atlas).n_regions,
                 atlas,
-                {"func": "BOLD", "dwi": "diffusion"}[target.datatype],
+                _WHERE[target.datatype]
+                if target.quality.get("origin") != GIVEN
+                else "what was given",
                 listed,
                 ", …" if len(missing) > LISTED_REGIONS else "",
                 MISSING,
@@ -204,12 +273,22 @@ def _tell_missing(target: Target) -> None:
 
 
 def _tell_support(target: Target) -> None:
-    """Warn of partial correlations that rest on their regularisation more than on data."""
+    """Warn of partial correlations that are not made, or rest on few degrees of freedom."""
+    for atlas in _withheld(target):
+        _log.warning(
+            "%s: FCpcorr_%s_hpf is %s",
+            format_entities(target.entities),
+            atlas,
+            withheld_reason(target.quality, atlas),
+        )
     prefix = "pcorr_dof_per_region_"
     few = {
         key.removeprefix(prefix): float(value)
         for key, value in target.quality.items()
-        if key.startswith(prefix) and value is not None and value < FEW_DOF_PER_REGION
+        if key.startswith(prefix)
+        and value is not None
+        and value < FEW_DOF_PER_REGION
+        and key.removeprefix(prefix) not in _withheld(target)
     }
     if few:
         _log.warning(

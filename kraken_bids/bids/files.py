@@ -36,7 +36,7 @@ NAME_PARTS = ("suffix", "extension", "datatype")
 #: Suffixes that plans are made from; the index holds nothing else.
 SUFFIXES = (
     "bold", "boldref", "mask", "timeseries", "regressors", "dseg", "probseg", "xfm", "T1w", "T2w",
-    "dwi", "streamlines",
+    "dwi", "streamlines", "dwimap", "msmtcsd", "ss3tcsd", "ifod2", "sdstream",
 )  # fmt: skip
 #: Folders that hold none of them.
 IGNORED_FOLDERS = ("figures", "log", "logs", "sourcedata", "code", "surf", "perf", "fmap", "meg")

@@ -16,14 +16,27 @@ from pathlib import Path
 from ..atlases import Atlas, atlas_names, default_atlas_names, load_atlas
 from ..errors import InputError, KrakenBIDSError, Problems, UsageError
 from ..flavors import Flavor
-from ..plan import DiffusionRun, FunctionalRun, SessionPlan
+from ..plan import DiffusionRun, FunctionalRun, ReadySet, SessionPlan
 from ..settings import Settings
 from .anatomy import Anatomy, AtlasImage, Files, find_anatomy, find_atlas_images
-from .derivatives import READ_BY_DATATYPE, SPELLINGS, Derivative, find_derivatives
+from .derivatives import (
+    GIVEN_CONNECTOMES,
+    READ_BY_DATATYPE,
+    SPELLINGS,
+    TIMESERIES,
+    TRACTOGRAMS,
+    Derivative,
+    find_derivatives,
+)
 from .diffusion_inputs import DiffusionQuery, find_diffusion_runs
 from .files import Accepted, index_files, participant_labels, read_filters
+from .five_tissue_inputs import check_pattern
 from .functional_inputs import find_functional_runs
 from .functional_runs import FunctionalQuery
+from .own_atlas import tell_origins
+from .ready_diffusion import tractogram_files
+from .ready_inputs import add_ready, merge_ready, ready_datatypes
+from .ready_series import find_ready_series
 from .sidecars import bids_uri
 from .spaces import SpaceGraph, template_steps
 
@@ -72,7 +85,10 @@ class Search:
 
 
 def plan_sessions(
-    settings: Settings, *, atlas_file: Callable[[Atlas, str], Path]
+    settings: Settings,
+    *,
+    atlas_file: Callable[[Atlas, str], Path],
+    connectomes: ReadySet | None = None,
 ) -> tuple[SessionPlan, ...]:
     """Find the inputs of all participants and sessions asked for.
 
@@ -83,6 +99,8 @@ def plan_sessions(
     atlas_file
         Gives the published image of an atlas by role (``labels``, ``volumes``). Asked only for
         atlases that have one and for which the person gave none.
+    connectomes
+        Ready-made connectomes.
 
     Returns
     -------
@@ -95,27 +113,86 @@ def plan_sessions(
         What concerns all sessions: no input data set, an ambiguous one, an unknown participant,
         an atlas that cannot be had.
     """
-    _check_measured(settings)
     derivatives = find_derivatives(settings)
     wanted = wanted_atlases(settings)
-    _check_derivatives(derivatives, wanted, settings)
+    ready = merge_ready(_ready_series(settings, wanted), connectomes or ReadySet())
+    _check_derivatives(derivatives, wanted, settings, is_ready=bool(ready.where))
     read = tuple(item for item in derivatives if item.program in _programs(wanted))
-    participants = _participants(settings, read)
+    participants = _participants(settings, read, ready)
+    plans: tuple[SessionPlan, ...] = ()
+    if read:
+        plans = _plan_scans(settings, derivatives, participants, wanted=wanted,
+                            atlas_file=atlas_file, ready=ready)  # fmt: skip
+    plans = add_ready(plans, ready.sessions, settings)
+    return _with_everybody(plans, participants)
+
+
+def _ready_series(settings: Settings, wanted: Mapping[str, Sequence[str]]) -> ReadySet:
+    """Ready-made series, where they are given and functional connectomes are wanted."""
+    root = dict(settings.derivatives).get(TIMESERIES)
+    if root is None or "func" not in wanted:
+        return ReadySet()
+    return find_ready_series(root, replace(settings, atlases=tuple(wanted["func"])))
+
+
+def _with_everybody(
+    plans: Sequence[SessionPlan], participants: Iterable[str]
+) -> tuple[SessionPlan, ...]:
+    """Add a plan, with the reason, for participants of whom nothing is left."""
+    there = {plan.participant for plan in plans}
+    nothing = [
+        SessionPlan(
+            participant,
+            None,
+            problems=(
+                InputError(
+                    f"sub-{participant} has nothing of what is asked for",
+                    where="--session-id, --task-id, --run-id, --flavors, --atlases",
+                    fix="Ask for what it has, or leave the participant out.",
+                ),
+            ),
+        )
+        for participant in participants
+        if participant not in there
+    ]
+    return tuple(sorted([*plans, *nothing], key=lambda plan: plan.label)) if nothing else (*plans,)
+
+
+def _plan_scans(
+    settings: Settings,
+    derivatives: tuple[Derivative, ...],
+    participants: Sequence[str],
+    *,
+    wanted: Mapping[str, Sequence[str]],
+    atlas_file: Callable[[Atlas, str], Path],
+    ready: ReadySet,
+) -> tuple[SessionPlan, ...]:
+    """Plans of all sessions that have scans, or should have."""
+    subjects_dirs = _subjects_dirs(settings, derivatives)
+    check_pattern(settings.structural.five_tissue, participants)
     search = Search(
         settings=settings,
         derivatives=derivatives,
-        images=_atlas_images(settings, wanted, atlas_file),
+        images=_atlas_images(settings, wanted, atlas_file, has_subjects=bool(subjects_dirs)),
         filters=read_filters(settings.selection.filters),
-        subjects_dirs=_subjects_dirs(settings, derivatives),
+        subjects_dirs=subjects_dirs,
         bridges=template_steps(),
     )
     files = _index(search, participants)
     found = [
         item
         for participant in participants
+        if any(files[participant].values()) or participant not in ready.participants
         for item in _find_participant(participant, files[participant], search)
     ]
-    return _tell_absences(found, search)
+    found = [
+        replace(item, explained=item.explained | ready_datatypes(ready.sessions.get(session)))
+        for item in found
+        for session in ((item.plan.participant, item.plan.session),)
+    ]
+    plans = _tell_absences(found, search)
+    tell_origins(plans)
+    return plans
 
 
 def wanted_atlases(settings: Settings) -> dict[str, tuple[str, ...]]:
@@ -135,25 +212,22 @@ def _programs(wanted: Iterable[str]) -> set[str]:
     return {program for datatype in wanted for program in READ_BY_DATATYPE[datatype]}
 
 
-def _check_measured(settings: Settings) -> None:
-    """Refuse ready connectomes: there is nothing to measure in them."""
-    measured = dict(settings.derivatives).get("connectomes")
-    if measured is not None:
-        raise UsageError(
-            "connectomes that are measured already are read by the group level only",
-            where=f"--derivatives connectomes={measured}",
-            fix="Say group in place of participant; for connectomes of other programs and "
-            "formats use kraken-model predict --input.",
-        )
-
-
 def _check_derivatives(
-    derivatives: Sequence[Derivative], wanted: Mapping[str, Sequence[str]], settings: Settings
+    derivatives: Sequence[Derivative],
+    wanted: Mapping[str, Sequence[str]],
+    settings: Settings,
+    *,
+    is_ready: bool = False,
 ) -> None:
-    """Refuse if no modality has a data set; say which one has none."""
+    """Refuse if no modality has a data set; say which one has none.
+
+    With ready-made inputs, scans may be absent.
+    """
     there = {derivative.program for derivative in derivatives}
     absent = [name for name in wanted if not there & set(READ_BY_DATATYPE[name])]
-    programs = [SPELLINGS[name] for item in absent for name in READ_BY_DATATYPE[item]]
+    programs = [
+        SPELLINGS[name] for item in absent for name in READ_BY_DATATYPE[item] if name in SPELLINGS
+    ]
     if not wanted:
         raise UsageError(
             "no connectome is left to compute",
@@ -166,6 +240,8 @@ def _check_derivatives(
             where=f"--denoising {settings.functional.denoising}, --derivatives xcp_d=…",
             fix="Leave one of the two out.",
         )
+    if is_ready:
+        return
     if len(absent) == len(wanted):
         raise InputError(
             f"no output of {' or '.join(programs)} was found",
@@ -179,10 +255,14 @@ def _check_derivatives(
         )  # fmt: skip
 
 
-def _participants(settings: Settings, derivatives: Iterable[Derivative]) -> tuple[str, ...]:
+def _participants(
+    settings: Settings, derivatives: Iterable[Derivative], ready: ReadySet
+) -> tuple[str, ...]:
     """Participants asked for, or all; an unknown one is an error."""
-    roots = [derivative.root for derivative in derivatives]
-    known = sorted({label for root in roots for label in participant_labels(root)})
+    derivatives = tuple(derivatives)
+    roots = [*(derivative.root for derivative in derivatives), *map(Path, ready.where)]
+    labels = {label for item in derivatives for label in _labels_in(item)}
+    known = sorted(labels | set(ready.participants))
     asked = settings.selection.participants
     unknown = [label for label in asked if label not in known]
     if unknown:
@@ -194,6 +274,13 @@ def _participants(settings: Settings, derivatives: Iterable[Derivative]) -> tupl
             fix="Check the folders given to --derivatives.",
         )
     return tuple(sorted(set(asked))) or tuple(known)
+
+
+def _labels_in(derivative: Derivative) -> Iterable[str]:
+    """Participants of a data set; tractograms need not lie in folders of theirs."""
+    if derivative.program != TRACTOGRAMS:
+        return participant_labels(derivative.root)
+    return {file.label("sub") or "" for file in tractogram_files(derivative.root)} - {""}
 
 
 def _unknown(kind: str, label: str, known: Sequence[str], roots: Iterable[Path]) -> UsageError:
@@ -212,11 +299,18 @@ def _atlas_images(
     settings: Settings,
     wanted: Mapping[str, Sequence[str]],
     atlas_file: Callable[[Atlas, str], Path],
+    *,
+    has_subjects: bool,
 ) -> dict[str, dict[str, AtlasImage]]:
     given = dict(settings.atlas_files)
     return {
         datatype: find_atlas_images(
-            names, given=given, atlas_file=atlas_file, volumes=datatype == "dwi"
+            names,
+            given=given,
+            atlas_file=atlas_file,
+            volumes=datatype == "dwi",
+            own=settings.coco439,
+            has_subjects=has_subjects,
         )
         for datatype, names in wanted.items()
     }
@@ -246,7 +340,15 @@ def _index(search: Search, participants: Sequence[str]) -> dict[str, Files]:
             derivative, participants, database_dir=search.settings.bids_database_dir
         )
         for derivative in search.derivatives
+        if derivative.program not in {TRACTOGRAMS, TIMESERIES, GIVEN_CONNECTOMES}
     }
+    for derivative in search.derivatives:
+        if derivative.program == TRACTOGRAMS:
+            files = tractogram_files(derivative.root)
+            found[derivative] = {
+                label: tuple(file for file in files if file.label("sub") == label)
+                for label in participants
+            }
     return {
         participant: {derivative: files[participant] for derivative, files in found.items()}
         for participant in participants
@@ -296,7 +398,14 @@ def _find_session(
     diffusion: tuple[DiffusionRun, ...] = ()
     if "dwi" in search.images:
         diffusion, problems["dwi"] = find_diffusion_runs(
-            DiffusionQuery(files, session, anatomy, search.images["dwi"], search.filters)
+            DiffusionQuery(
+                files,
+                session,
+                anatomy,
+                search.images["dwi"],
+                search.filters,
+                five_tissue=search.settings.structural.five_tissue,
+            )
         )
     plan = SessionPlan(
         participant,
@@ -411,16 +520,17 @@ def input_uris(plans: Iterable[SessionPlan], settings: Settings) -> dict[Path, s
 
 def _input_files(plan: SessionPlan) -> Iterator[tuple[Path, str]]:
     """All files of a plan; label images with the name of their atlas."""
+    yield from ((table.file, "") for run in plan.series for table in run.tables)
+    yield from ((connectome.file, "") for connectome in plan.connectomes)
     runs: list[FunctionalRun | DiffusionRun] = [*plan.functional, *plan.diffusion]
     for run in runs:
         values = (getattr(run, field.name) for field in fields(run))
         yield from ((value, "") for value in values if isinstance(value, Path))
         sources = [*run.labels, *([run.tissues] if run.tissues else [])]
         for source in sources:
-            yield source.file, source.atlas
+            yield from ((path, source.atlas) for path in source.paths)
             if source.volume_file:
                 yield source.volume_file, source.atlas
-            yield from ((step.file, "") for step in source.transforms)
     for diffusion in plan.diffusion:
         yield from ((path, "") for _, path in diffusion.probability_files)
         yield from ((path, "") for _, path in diffusion.tractograms)
@@ -437,7 +547,8 @@ def pairing_table(plans: Iterable[SessionPlan]) -> str:
     """What was found, a line a session, as text in columns.
 
     Columns: participant, session, functional runs (number and space), DWI series (number, space,
-    ready tractograms), T1w image, FreeSurfer segmentation, number of problems.
+    ready tractograms), both with what is ready-made, T1w image, FreeSurfer segmentation, number
+    of problems.
     """
     header = ("participant", "session", "func", "dwi", "T1w", "FreeSurfer", "problems")
     rows = [header, *(_pairing_row(plan) for plan in plans)]
@@ -449,12 +560,20 @@ def pairing_table(plans: Iterable[SessionPlan]) -> str:
 
 
 def _pairing_row(plan: SessionPlan) -> tuple[str, ...]:
-    functional = _counted(run.space for run in plan.functional)
+    kinds = [Flavor.parse(item.flavor).group for item in plan.connectomes]
+    functional = _counted([
+        *(run.space for run in plan.functional),
+        *("ready series" for _ in plan.series),
+        *("ready" for kind in kinds if kind == "FC"),
+    ])
     ready = sorted({name for run in plan.diffusion for name, _ in run.tractograms})
-    diffusion = _counted(run.space for run in plan.diffusion)
+    diffusion = _counted([
+        *(run.space for run in plan.diffusion), *("ready" for kind in kinds if kind == "SC")
+    ])  # fmt: skip
     runs: list[FunctionalRun | DiffusionRun] = [*plan.functional, *plan.diffusion]
     freesurfer = any(
-        run.tissues or any(source.codes == "freesurfer" for source in run.labels) for run in runs
+        run.tissues or any(source.own or source.codes == "freesurfer" for source in run.labels)
+        for run in runs
     )
     return (
         plan.participant,

@@ -20,11 +20,15 @@ ENTITY_ORDER: tuple[str, ...] = (
 )  # fmt: skip
 
 #: Entities that describe a derivative, not the scan that it comes from.
-DERIVATIVE_ENTITIES = frozenset({"space", "res", "den", "desc", "atlas", "seg", "label"})
+DERIVATIVE_ENTITIES = frozenset({
+    "space", "res", "den", "desc", "atlas", "seg", "label", "meas", "stat",
+})  # fmt: skip
 
 
 #: Marks series of XCP-D that do not fit the recipe.
 XCP_D_MARK = "xcpd"
+#: Marks ready-made series that do not fit the recipe, or do not say how they were made.
+READY_MARK = "ready"
 #: What the label of ``desc-`` says of connectomes that were not made by the models' recipe.
 OFF_RECIPE: dict[str, str] = {
     "simple": "denoised by the strategy simple: motion, white matter and CSF signals, cosines",
@@ -32,6 +36,8 @@ OFF_RECIPE: dict[str, str] = {
     "compcor": "denoised by the strategy compcor: motion, anatomical components, cosines",
     "icaaroma": "denoised by ICA-AROMA, then by white matter and CSF signals and cosines",
     XCP_D_MARK: "denoised by XCP-D otherwise than by high-pass filter and confounds alone",
+    READY_MARK: "denoised by another program, not by high-pass filter and confounds alone or "
+    "in a way that is not known",
 }
 
 
@@ -86,6 +92,8 @@ OUTPUTS: dict[str, Output] = {
                            "atlas labels on the grid of the data"),
     "tractogram": Output("dwi", "streamlines", ".tck", ("space", "desc"),
                          "streamlines, if they are kept"),
+    "assignments": Output("dwi", "assignments", ".npz", ("space", "desc"),
+                          "regions in which each streamline ends, if they are kept"),
     "functional_qc": Output("func", "qc", ".tsv", ("desc",), "quality of a functional run"),
     "structural_qc": Output("dwi", "qc", ".tsv", ("desc",), "quality of a diffusion series"),
     "latent": Output("session", "latent", ".tsv", (), "latents, a row a source"),

@@ -322,6 +322,8 @@ PARTICIPANT_COLUMNS: dict[str, str] = {
     "n_problems": "Files that could not be used",
     "explained": "Share of the connectomes' deviation from the training mean that the model's "
     "components hold, mean over flavors: low values say that the model has not seen the like",
+    "training_mean_r_{}": "Pearson correlation over edges of {} as measured with the mean of the "
+    "model's training data, over the edges that are there",
     "n_inputs_{}": "Flavors that the fusion {} rests on",
     "correlation_{}": "Mean over flavors of the correlation between the prediction from {} and "
     "the measured connectome",

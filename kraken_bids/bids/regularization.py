@@ -15,7 +15,7 @@ from ..atlases import load_atlas
 from ..flavors import Flavor
 from ..plan import Entities
 from .files import parse_name
-from .names import OFF_RECIPE, output_path
+from .names import OFF_RECIPE, combined_entities, output_path
 from .sidecars import SOFTWARE, connectome_sidecar
 from .writers import write_connectome, write_json, write_table
 
@@ -113,6 +113,7 @@ def save_partial(
     matrix: NDArray[np.floating],
     *,
     lambda_: float,
+    lambda_source: str,
     correlation_file: Path,
     sources: Iterable[str],
 ) -> Path:
@@ -126,8 +127,8 @@ def save_partial(
         What it is.
     matrix
         (n_regions, n_regions), NaN where a region is missing.
-    lambda_
-        Regularisation.
+    lambda_, lambda_source
+        Regularisation, and where it comes from.
     correlation_file
         What it was made from; numbers of volumes and runs are those of its sidecar.
     sources
@@ -139,7 +140,10 @@ def save_partial(
     sidecar = connectome_sidecar(
         flavor,
         sources=sources,
-        quality={f"pcorr_lambda_{flavor.atlas}": lambda_},
+        quality={
+            f"pcorr_lambda_{flavor.atlas}": lambda_,
+            f"pcorr_lambda_source_{flavor.atlas}": lambda_source,
+        },
         missing=missing,
         mark=_mark(correlation_file),
     )
@@ -162,6 +166,58 @@ def read_sidecar(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def withheld_atlases(session_dir: Path) -> list[str]:
+    """Atlases of which a session has correlations, but for want of data no partial one.
+
+    Runs of which the average has one do not count.
+
+    Parameters
+    ----------
+    session_dir
+        Folder of the session's outputs.
+    """
+    found: dict[tuple[Entities, str], bool] = {}
+    for file in sorted(session_dir.glob("func/*_meas-FCcorrHPF_*relmat.tsv")):
+        parts = parse_name(file)
+        name = combined_entities(sorted(parts.entities))
+        is_made = file.with_name(file.name.replace("FCcorrHPF", "FCpcorrHPF")).is_file()
+        key = (name, parts.label("atlas") or "")
+        found[key] = found.get(key, False) or is_made or not is_withheld(file)
+    return list(dict.fromkeys(atlas for (_, atlas), is_made in found.items() if not is_made))
+
+
+def is_withheld(correlation_file: Path) -> bool:
+    """Whether no partial correlation was made of a correlation, for want of degrees of freedom."""
+    return "PartialCorrelation" in read_sidecar(correlation_file)
+
+
+def has_few_dof(correlation_file: Path) -> bool:
+    """Whether a correlation has fewer degrees of freedom than regions, as its sidecar says.
+
+    Where it does not say how many, the volumes of its runs bound them; unknown is not few.
+    """
+    sidecar = read_sidecar(correlation_file)
+    if "PartialCorrelation" in sidecar:
+        return True
+    dof, n_kept = sidecar.get("DegreesOfFreedom"), sidecar.get("NumberOfRetainedVolumes")
+    if not isinstance(dof, (int, float)):
+        if not isinstance(n_kept, (int, float)):
+            return False
+        dof = n_kept - 1
+    atlas = parse_name(correlation_file).label("atlas") or ""
+    n_regions = load_atlas(atlas).n_regions
+    return bool(dof < n_regions - len(sidecar.get("MissingNodes") or ()))
+
+
+def read_lambda_source(file: Path) -> str:
+    """Where the lambda of a measured partial correlation comes from: a key of `LAMBDA_SOURCES`.
+
+    Files without that key were made elsewhere: ``given``.
+    """
+    source = read_sidecar(file).get("RegularizationSource")
+    return str(source).split(" (")[0] if source else "given"
 
 
 def read_lambda(file: Path) -> float | None:

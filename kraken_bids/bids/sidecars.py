@@ -13,9 +13,11 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import __version__
+from ..atlases import load_atlas
 from ..flavors import Flavor
+from ..settings import LAMBDA_SOURCES
 from .names import OFF_RECIPE
-from .quality_columns import describe_column
+from .quality_columns import describe_column, describe_region_measures
 from .writers import MISSING
 
 SOFTWARE = f"kraken-bids {__version__}"
@@ -50,6 +52,7 @@ QUALITY_KEYS: dict[str, dict[str, str]] = {
     "SC": {
         "StreamlineCount": "{algorithm}_n_streamlines",
         "AssignmentRadius": "assignment_radius_mm",
+        "FiveTissueSource": "{algorithm}_five_tissue",
     },
 }
 
@@ -98,18 +101,13 @@ def connectome_sidecar(
         A key of `OFF_RECIPE` where the series was not denoised by the models' recipe.
     """
     quality = quality or {}
-    regularization = quality.get(f"pcorr_lambda_{flavor.atlas}")
     return {
         "Description": f"Measured connectome of atlas {flavor.atlas}: {flavor.recipe.measure}",
         **_matrix_keys(flavor),
         **_measured_as(flavor, quality, mark),
         "Sources": list(sources),
         **_quality_keys(flavor, quality),
-        **(
-            {"Regularization": regularization}
-            if flavor.kind == "FCpcorr" and regularization is not None
-            else {}
-        ),
+        **_regularization(flavor, quality),
         "MissingNodes": list(missing),
         "Predicted": False,
     }
@@ -284,6 +282,43 @@ def labels_sidecar(atlas: str, *, space: str, sources: Iterable[str] = ()) -> di
     }
 
 
+def assignments_sidecar(
+    arrays: Iterable[str],
+    *,
+    algorithm: str,
+    sources: Iterable[str] = (),
+    quality: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Sidecar of the regions in which each streamline of a tractogram ends.
+
+    Parameters
+    ----------
+    arrays
+        Names of the file's arrays: atlases, lengths, and weights if there are any.
+    algorithm
+        ``ifod2act`` or ``sdstream``.
+    sources
+        BIDS URIs.
+    quality
+        Quality measures of the series.
+    """
+    quality = quality or {}
+    meanings = {
+        "lengths_mm": "Length of each streamline, 32-bit",
+        "sift2_weights": "SIFT2 weight of each streamline, 32-bit",
+    }
+    regions = "Index of the region of first and last point, 16-bit, (streamlines, 2); 0: none"
+    keys = QUALITY_KEYS["SC"]
+    columns = {key: column.format(algorithm=algorithm) for key, column in keys.items()}
+    return {
+        "Description": f"Regions in which each streamline of {algorithm} ends (NumPy archive)",
+        "Arrays": {name: meanings.get(name, regions) for name in arrays},
+        **{key: quality[column] for key, column in columns.items() if column in quality},
+        "Software": SOFTWARE,
+        "Sources": list(sources),
+    }
+
+
 def quality_sidecar(
     columns: Iterable[str],
     *,
@@ -307,6 +342,7 @@ def quality_sidecar(
         "Sources": list(sources),
         **{column: describe_column(column) for column in columns},
         "Regions": dict(regions or {}),
+        "RegionMeasures": describe_region_measures(regions or {}),
     }
 
 
@@ -383,6 +419,57 @@ def _measured_as(flavor: Flavor, quality: Mapping[str, Any], mark: str) -> dict[
     return told
 
 
+def _regularization(flavor: Flavor, quality: Mapping[str, Any]) -> dict[str, Any]:
+    """Lambda of a partial correlation; of a correlation, why there is no partial one."""
+    if (flavor.kind, flavor.processing) == ("FCcorr", "hpf"):
+        reason = withheld_reason(quality, flavor.atlas)
+        return {"PartialCorrelation": reason} if reason else {}
+    value = quality.get(f"pcorr_lambda_{flavor.atlas}")
+    if flavor.kind != "FCpcorr" or value is None:
+        return {}
+    source = quality.get(f"pcorr_lambda_source_{flavor.atlas}", "")
+    told = {"RegularizationSource": lambda_source_words(source)} if source else {}
+    return {"Regularization": value, **told}
+
+
+def lambda_source_words(source: str) -> str:
+    """Where a lambda comes from, with what that means.
+
+    Examples
+    --------
+    >>> lambda_source_words("default")
+    'default (our choice: none is published for this atlas)'
+    """
+    meaning = LAMBDA_SOURCES.get(source, "")
+    return f"{source} ({meaning})" if meaning else source
+
+
+def withheld_reason(quality: Mapping[str, Any], atlas: str) -> str:
+    """Why there is no partial correlation of an atlas; empty if there is one.
+
+    Parameters
+    ----------
+    quality
+        Measures of the series.
+    atlas
+        Name.
+    """
+    if not quality.get(f"pcorr_withheld_{atlas}"):
+        return ""
+    dof = quality.get("dof_hpf")
+    n_missing = quality.get(f"n_missing_regions_{atlas}") or 0
+    n_present = load_atlas(atlas).n_regions - int(n_missing)
+    left = (
+        f"{quality.get('n_kept', 'too few')} volumes"
+        if dof is None
+        else (f"{float(dof):.0f} degrees of freedom")
+    )
+    return (
+        f"not made: {left} are fewer than the {n_present} regions of {atlas}, so that it would be "
+        f"what lambda makes of it. Combine more runs, or fix lambda: --pcorr-lambda {atlas}=0.06"
+    )
+
+
 def _node_file(atlas: str) -> str:
     return f"bids::atlas-{atlas}_dseg.tsv"
 
@@ -395,6 +482,10 @@ def _quality_keys(flavor: Flavor, quality: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: quality[column] for key, column in names.items() if column in quality}
     if flavor.group == "FC" and "kept_minutes" in quality:
         found["RetainedSeconds"] = round(60 * float(quality["kept_minutes"]), 3)
+    if flavor.group == "SC":
+        columns = (f"{flavor.kind.removeprefix('SC')}_bias", "fods_bias")
+        told = [phrase for column in columns if (phrase := str(quality.get(column) or ""))]
+        found |= {"DifferencesFromTraining": "; ".join(told)} if told else {}
     return found
 
 

@@ -90,7 +90,7 @@ def processing(sidecar: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class _Beside:
+class Beside:
     """What XCP-D wrote beside a series.
 
     Parameters
@@ -126,8 +126,8 @@ def denoised_run(
         ``--force`` was not given.
     """
     check_image(file.path)
-    beside = _read_beside(file, query.derivative.root)
-    misfits = _misfits(beside)
+    beside = read_beside(file, read_metadata(file, query.derivative.root))
+    misfits = find_misfits(beside)
     if misfits and not query.force:
         raise InputError(
             f"XCP-D's series does not fit the recipe of the models: {'; '.join(misfits)}",
@@ -152,8 +152,8 @@ def denoised_run(
         labels=labels,
         tissues=None,
         n_dummy_discarded=discarded_volumes(file, beside.metadata),
-        denoised_by=_describe(beside),
-        variant="hpfgsr" if _has_global_signal(file, beside) else "hpf",
+        denoised_by=describe_denoising(beside, "XCP-D"),
+        variant="hpfgsr" if _require_global_signal(file, beside) else "hpf",
         mark=XCP_D_MARK if misfits else "",
         outliers_file=beside.outliers_file,
         n_regressors=sum(name != "intercept" for name in beside.regressors) or None,
@@ -176,11 +176,25 @@ def without_concatenations(series: Sequence[FoundFile]) -> list[FoundFile]:
     ]
 
 
-def _read_beside(file: FoundFile, root: Path) -> _Beside:
+def read_beside(file: FoundFile, metadata: Mapping[str, Any]) -> Beside:
+    """Read the tables of the same scan beside a series.
+
+    Parameters
+    ----------
+    file
+        The series.
+    metadata
+        Of the series.
+
+    Raises
+    ------
+    InputError
+        If a table cannot be read.
+    """
     found = {suffix: _table(file, suffix) for suffix in ("design", "outliers", "motion")}
     design, outliers = (_read_table(found[name]) for name in ("design", "outliers"))
-    return _Beside(
-        metadata=read_metadata(file, root),
+    return Beside(
+        metadata=metadata,
         regressors=tuple(design[0]) if design else (),
         n_left_out=sum(_are_left_out(outliers)),
         outliers_file=found["outliers"],
@@ -264,8 +278,8 @@ def read_motion(file: Path | None, *, n_volumes: int) -> NDArray[np.float64] | N
     return motion if np.isfinite(motion).all() else None
 
 
-def _misfits(beside: _Beside) -> list[str]:
-    """In what a series differs from those that the models were trained on."""
+def find_misfits(beside: Beside) -> list[str]:
+    """Say in what a series differs from those that the models were trained on."""
     if "SoftwareFilters" not in beside.metadata and "NuisanceParameters" not in beside.metadata:
         return ["its sidecar does not say how it was filtered"]
     low, high = cutoffs(beside.metadata.get("SoftwareFilters"))
@@ -282,26 +296,37 @@ def _misfits(beside: _Beside) -> list[str]:
     return found
 
 
-def _has_global_signal(file: FoundFile, beside: _Beside) -> bool:
-    """Whether the global signal was regressed, by the design or the name of the confounds."""
+def has_global_signal(beside: Beside) -> bool | None:
+    """Whether the global signal was regressed, by the design or the name of the confounds.
+
+    Returns
+    -------
+    bool or None
+        None if nothing tells.
+    """
     if beside.regressors:
         return any(name.startswith("global_signal") for name in beside.regressors)
-    confounds = str(beside.metadata.get("NuisanceParameters")).lower()
-    if confounds not in GLOBAL_SIGNAL:
+    return GLOBAL_SIGNAL.get(str(beside.metadata.get("NuisanceParameters")).lower())
+
+
+def _require_global_signal(file: FoundFile, beside: Beside) -> bool:
+    found = has_global_signal(beside)
+    if found is None:
+        confounds = str(beside.metadata.get("NuisanceParameters")).lower()
         raise InputError(
             f"nothing tells whether the global signal was regressed: confounds '{confounds}' are "
             "unknown, and there is no *_design.tsv",
             where=str(file.path),
             fix="Restore XCP-D's table of the design, or run XCP-D again.",
         )
-    return GLOBAL_SIGNAL[confounds]
+    return found
 
 
-def _describe(beside: _Beside) -> str:
+def describe_denoising(beside: Beside, program: str) -> str:
     """Confounds and filters in words, for sidecars."""
     low, high = cutoffs(beside.metadata.get("SoftwareFilters"))
     parts = [f"confounds {beside.metadata.get('NuisanceParameters', 'unknown')}"]
     parts += [f"high-pass {high:g} Hz"] if high else []
     parts += [f"low-pass {low:g} Hz"] if low else []
     parts += [f"{beside.n_left_out} volumes left out"] if beside.n_left_out else []
-    return f"XCP-D: {', '.join(parts)}"
+    return f"{program}: {', '.join(parts)}"

@@ -7,24 +7,25 @@ volumes that are kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .functional import functional_connectomes, global_correlation
+from .functional import functional_connectomes, global_correlation, present_regions
 from .functional_qc import (
     describe_connectomes,
+    describe_coverage,
     describe_motion,
     describe_regions,
     describe_support,
     describe_volumes,
 )
 from .functional_run import FunctionalSettings, ProcessedRun, missing_regions, require_signal
-from .motion import framewise_displacement
 from .parcellation import ParcellatedRun
+from .run_traces import describe_course
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,16 @@ def process_denoised_run(
         for atlas, values in run.series.items()
     }
     connectomes = functional_connectomes(
-        series, is_outlier=denoised.is_outlier, pcorr_lambda=settings.pcorr_lambda
+        series,
+        is_outlier=denoised.is_outlier,
+        pcorr_lambda=settings.pcorr_lambda,
+        dof=_degrees_of_freedom(denoised, settings.repetition_time_s),
+        given=settings.given,
     )
+    for atlas, missing in is_missing.items():  # constant series are missing, too
+        missing |= ~present_regions(connectomes[f"FCcorr_{atlas}_{denoised.variant}"])
+        series[f"{atlas}_{denoised.variant}"][:, missing] = np.nan
+    regions = describe_regions(run, is_missing, regions=settings.regions)
     qc = {
         "denoising": denoised.program,
         **({"gsr_source": "global_signal"} if denoised.variant == "hpfgsr" else {}),
@@ -100,11 +109,21 @@ def process_denoised_run(
         **describe_connectomes(
             connectomes, regions=settings.regions, pcorr_lambda=settings.pcorr_lambda
         ),
-        **_describe_freedom(denoised, connectomes, settings.repetition_time_s),
+        **_describe_freedom(denoised, connectomes, settings),
+        **describe_coverage(regions),
         "outlier_volumes": np.flatnonzero(denoised.is_outlier).tolist(),
-        "regions": describe_regions(run, is_missing, regions=settings.regions),
+        "regions": regions,
     }
-    traces = _traces(run, denoised, next(iter(series.values())), settings.repetition_time_s)
+    first = next(iter(run.series))
+    traces = describe_course(
+        run,
+        before=series[f"{first}_{denoised.variant}"],
+        regions=settings.regions[first],
+        motion=denoised.motion,
+        is_outlier=denoised.is_outlier,
+        repetition_time_s=settings.repetition_time_s,
+        has_dvars=False,  # it has no scale in series without their mean
+    )
     return ProcessedRun(series, connectomes, qc, traces)
 
 
@@ -116,45 +135,29 @@ def _describe_volumes(denoised: Denoised, repetition_time_s: float) -> dict[str,
     )
 
 
-def _describe_freedom(
-    denoised: Denoised, connectomes: Mapping[str, NDArray[np.float64]], repetition_time_s: float
-) -> dict[str, float]:
-    """Degrees of freedom, where it is known what was regressed.
+def _degrees_of_freedom(denoised: Denoised, repetition_time_s: float) -> float:
+    """Degrees of freedom; NaN where it is not known what was regressed.
 
     A filter takes two for each frequency below its cut-off, as the cosines below it would.
     """
     if denoised.n_regressors is None:
-        return {}
+        return math.nan
     n_volumes = len(denoised.is_outlier)
     n_kept = n_volumes - int(denoised.is_outlier.sum())
     n_slow = int(2 * n_volumes * repetition_time_s * denoised.high_pass_hz)
-    dof = float(n_kept - 1 - denoised.n_regressors - n_slow)
-    return {
-        f"n_regressors_{denoised.variant}": denoised.n_regressors,
-        f"dof_{denoised.variant}": dof,
-        **describe_support(connectomes, dof=dof),
-    }
+    return float(n_kept - 1 - denoised.n_regressors - n_slow)
 
 
-def _traces(
-    run: ParcellatedRun,
+def _describe_freedom(
     denoised: Denoised,
-    series: NDArray[np.float64],
-    repetition_time_s: float,
-) -> dict[str, Any]:
-    """Arrays of a run's figure; DVARS has no scale in series without their mean."""
-    spread = series.std(axis=0)
-    z = np.full(series.shape, np.nan)
-    np.divide(series - series.mean(axis=0), spread, out=z, where=spread > 0)
-    unknown = np.full(len(series), np.nan)
-    motion = denoised.motion
-    return {
-        "repetition_time_s": np.array(repetition_time_s),
-        "framewise_displacement_mm": (
-            unknown if motion is None else framewise_displacement(motion)
-        ),
-        "dvars": unknown,
-        "global_signal": run.global_signal,
-        "is_outlier": denoised.is_outlier,
-        "series": z,
-    }
+    connectomes: Mapping[str, NDArray[np.float64]],
+    settings: FunctionalSettings,
+) -> dict[str, float | str]:
+    """Degrees of freedom, where they are known, and what they mean for partial correlations."""
+    dof = _degrees_of_freedom(denoised, settings.repetition_time_s)
+    measures: dict[str, float | str] = {}
+    if denoised.n_regressors is not None:
+        measures[f"n_regressors_{denoised.variant}"] = denoised.n_regressors
+        measures[f"dof_{denoised.variant}"] = dof
+    support = describe_support(connectomes, dof=dof, lambda_sources=settings.lambda_sources)
+    return measures | support

@@ -7,8 +7,9 @@ other regions.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .partial import partial_correlation as precision_to_partial
 from .partial import regularized_precision
+
+#: What `lambda_sources` says of an atlas whose lambda a person fixed.
+GIVEN = "given"
 
 #: Regularisation of the published model's FCpcorr connectomes (exact for fs86).
 PCORR_LAMBDA = 0.06
@@ -278,6 +282,8 @@ def functional_connectomes(
     *,
     is_outlier: NDArray[np.bool_],
     pcorr_lambda: Mapping[str, float],
+    dof: float = math.nan,
+    given: Collection[str] = (),
 ) -> dict[str, NDArray[np.float64]]:
     """Make all functional connectomes of one run.
 
@@ -289,21 +295,47 @@ def functional_connectomes(
         (n_volumes,), volumes to leave out.
     pcorr_lambda
         Regularisation by atlas.
+    dof
+        Degrees of freedom left; NaN if not known: the kept volumes less one then bound them.
+    given
+        As for `add_partial`.
 
     Returns
     -------
     dict
         (n_regions, n_regions) by flavor name.
     """
+    if math.isnan(dof):
+        dof = float(np.count_nonzero(~is_outlier) - 1)
     correlations = {
         f"FCcorr_{name}": correlate(values, is_outlier=is_outlier)
         for name, values in series.items()
     }
-    return add_partial(correlations, pcorr_lambda=pcorr_lambda)
+    return add_partial(correlations, pcorr_lambda=pcorr_lambda, dof=dof, given=given)
+
+
+def is_supported(correlation: NDArray[np.floating], dof: float) -> bool:
+    """Whether there are as many degrees of freedom as present regions.
+
+    With fewer, a correlation has no inverse of its own: the partial correlation would be what
+    lambda makes of it.
+
+    Parameters
+    ----------
+    correlation
+        (n_regions, n_regions), NaN for missing regions.
+    dof
+        Degrees of freedom of all runs in it.
+    """
+    return bool(dof >= np.count_nonzero(present_regions(correlation)))
 
 
 def add_partial(
-    correlations: Mapping[str, NDArray[np.float64]], *, pcorr_lambda: Mapping[str, float]
+    correlations: Mapping[str, NDArray[np.float64]],
+    *,
+    pcorr_lambda: Mapping[str, float],
+    dof: float = math.inf,
+    given: Collection[str] = (),
 ) -> dict[str, NDArray[np.float64]]:
     """Append the partial correlations of all ``FCcorr_<atlas>_hpf`` connectomes.
 
@@ -313,8 +345,17 @@ def add_partial(
         (n_regions, n_regions) by flavor name.
     pcorr_lambda
         Regularisation by atlas.
+    dof
+        Degrees of freedom left. No partial correlation is made of an atlas with more regions
+        than that: see `is_supported`.
+    given
+        Atlases whose lambda a person fixed: made whatever the degrees of freedom.
     """
-    atlases = [name.split("_")[1] for name in correlations if name.endswith("_hpf")]
+    atlases = [
+        name.split("_")[1]
+        for name, matrix in correlations.items()
+        if name.endswith("_hpf") and (name.split("_")[1] in given or is_supported(matrix, dof))
+    ]
     partial = {
         f"FCpcorr_{atlas}_hpf": partial_correlation(
             correlations[f"FCcorr_{atlas}_hpf"], regularization=pcorr_lambda[atlas]
@@ -329,6 +370,8 @@ def combine_runs(
     n_kept: Sequence[int],
     *,
     pcorr_lambda: Mapping[str, float],
+    dof: float = math.nan,
+    given: Collection[str] = (),
 ) -> dict[str, NDArray[np.float64]]:
     """Combine the connectomes of several runs: average correlations, then invert the average.
 
@@ -340,10 +383,17 @@ def combine_runs(
         (n_runs,), volumes behind each run.
     pcorr_lambda
         Regularisation by atlas.
+    dof
+        Degrees of freedom of all runs together; NaN if not known: the volumes less one a run
+        then bound them.
+    given
+        As for `add_partial`.
     """
+    if math.isnan(dof):
+        dof = float(sum(n_kept) - len(n_kept))
     averages = {
         flavor: average_runs([run[flavor] for run in runs], n_kept)
         for flavor in runs[0]
         if flavor.startswith("FCcorr_")
     }
-    return add_partial(averages, pcorr_lambda=pcorr_lambda)
+    return add_partial(averages, pcorr_lambda=pcorr_lambda, dof=dof, given=given)

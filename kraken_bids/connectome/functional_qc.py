@@ -21,7 +21,7 @@ from .functional import (
     homotopic_pairs,
     present_regions,
 )
-from .motion import composite_motion, framewise_displacement
+from .motion import DISPLACEMENT_LIMIT_MM, composite_motion, framewise_displacement
 from .parcellation import ParcellatedRun
 
 #: Framewise displacements, in mm, above which the share of volumes is told.
@@ -32,7 +32,9 @@ LOW_COVERAGE = 0.5
 
 #: What says how series were denoised: the same for all runs of one invocation.
 RECIPE_MEASURES = (
+    "origin",
     "denoising",
+    "denoised_by",
     "compcor",
     "gsr_source",
     "outliers",
@@ -105,7 +107,7 @@ def describe_motion(
     is_outlier
         (n_volumes,).
     """
-    fd = framewise_displacement(motion)[1:]
+    fd, composite = framewise_displacement(motion)[1:], composite_motion(motion)
     shares = {
         f"percent_fd_above_{limit:g}mm": 100 * float(np.mean(fd > limit)) for limit in FD_LIMITS_MM
     }
@@ -114,7 +116,27 @@ def describe_motion(
         "fd_mean_mm": float(fd.mean()),
         "fd_max_mm": float(fd.max()),
         **shares,
-        "composite_motion_max_mm": float(composite_motion(motion).max()),
+        "composite_motion_mean_mm": float(composite[1:].mean()),
+        "composite_motion_max_mm": float(composite.max()),
+        f"percent_composite_motion_above_{DISPLACEMENT_LIMIT_MM:g}mm": 100
+        * float(np.mean(composite[1:] > DISPLACEMENT_LIMIT_MM)),
+    }
+
+
+def describe_standardised_dvars(std_dvars: NDArray[np.floating]) -> dict[str, float]:
+    """Median and largest standardised DVARS; nothing where no volume has a value.
+
+    Parameters
+    ----------
+    std_dvars
+        (n_volumes,), 1 where the change is that expected of the voxels' own noise; NaN for the
+        first volume. As fMRIPrep gives it: it needs the noise of each voxel (Nichols 2013).
+    """
+    if not np.isfinite(std_dvars).any():
+        return {}
+    return {
+        "std_dvars_median": _median(std_dvars),
+        "std_dvars_max": float(np.nanmax(std_dvars)),
     }
 
 
@@ -141,8 +163,7 @@ def describe_signal(
     }
     for variant in ("hpf", "hpfgsr"):
         after = denoised.series[f"{atlas}_{variant}"][kept]
-        present = present_regions(after)  # none of them is constant
-        removed = 1 - after[:, present].var(axis=0) / before[:, present].var(axis=0)
+        removed = variance_removed(before, after)
         measures[f"gcor_{variant}"] = global_correlation(after)
         measures[f"percent_variance_removed_{variant}"] = 100 * _median(removed)
         measures[f"n_regressors_{variant}"] = denoised.n_regressors[variant]
@@ -153,6 +174,27 @@ def describe_signal(
         measures[f"component_gap_{tissue}"] = gap
     measures["has_onset_regressor"] = int(denoised.has_transient)
     return measures
+
+
+def variance_removed(
+    before: NDArray[np.floating], after: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Share of each region's variance over time that denoising removed, (n_regions,).
+
+    Parameters
+    ----------
+    before, after
+        (n_volumes, n_regions), volumes that are kept; NaN columns for missing regions.
+
+    Returns
+    -------
+    NDArray
+        ``1 - var(after) / var(before)``; NaN for regions that are missing or constant.
+    """
+    ratio = np.full(before.shape[1], np.nan)
+    spread = before.var(axis=0)
+    np.divide(after.var(axis=0), spread, out=ratio, where=spread > 0)
+    return np.asarray(1 - ratio)
 
 
 def _median(values: NDArray[np.floating]) -> float:
@@ -196,6 +238,51 @@ def describe_regions(
     return described
 
 
+def describe_variance_removed(
+    series: Mapping[str, NDArray[np.float64]], denoised: DenoisedRun
+) -> dict[str, dict[str, list[float]]]:
+    """Percentage of each region's variance that denoising removed, by atlas and measure.
+
+    Parameters
+    ----------
+    series
+        (n_volumes, n_regions) by atlas, before.
+    denoised
+        After.
+    """
+    kept = ~denoised.is_outlier
+    return {
+        atlas: {
+            f"percent_variance_removed_{variant}": (
+                100 * variance_removed(before[kept], denoised.series[f"{atlas}_{variant}"][kept])
+            ).tolist()
+            for variant in ("hpf", "hpfgsr")
+        }
+        for atlas, before in series.items()
+    }
+
+
+def describe_coverage(regions: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Coverage of all regions of each atlas, in three numbers.
+
+    Parameters
+    ----------
+    regions
+        By atlas, as `describe_regions` or `describe_combined_regions` gives them.
+    """
+    measures: dict[str, float] = {}
+    for atlas, entry in regions.items():
+        if "coverage" not in entry:  # ready-made series: the image is not known
+            continue
+        share = np.asarray(entry["coverage"], dtype=np.float64)
+        measures |= {
+            f"coverage_median_{atlas}": float(np.median(share)),
+            f"coverage_min_{atlas}": float(share.min()),
+            f"n_low_coverage_regions_{atlas}": int(np.count_nonzero(share < LOW_COVERAGE)),
+        }
+    return measures
+
+
 def describe_connectomes(
     connectomes: Mapping[str, NDArray[np.float64]],
     *,
@@ -234,33 +321,48 @@ def describe_connectomes(
                 f"n_missing_regions_{atlas}": int((~present_regions(matrix)).sum()),
                 f"n_missing_edges_{atlas}": level.n_missing_edges,
                 f"min_eigenvalue_{atlas}": lowest,
-                f"pcorr_lambda_{atlas}": pcorr_lambda[atlas],
-                f"pcorr_condition_{atlas}": condition,
             }
+            if f"FCpcorr_{atlas}_hpf" in connectomes:
+                measures |= {
+                    f"pcorr_lambda_{atlas}": pcorr_lambda[atlas],
+                    f"pcorr_condition_{atlas}": condition,
+                }
     return measures
 
 
 def describe_support(
-    connectomes: Mapping[str, NDArray[np.float64]], *, dof: float
-) -> dict[str, float]:
+    connectomes: Mapping[str, NDArray[np.float64]],
+    *,
+    dof: float,
+    lambda_sources: Mapping[str, str] | None = None,
+) -> dict[str, float | str]:
     """How many degrees of freedom stand behind a partial correlation, a region: by atlas.
 
-    Below 1 the correlation matrix has no inverse of its own, and the partial correlation is what
-    its regularisation makes of it; below 2 it is noisy.
+    Below 1 the correlation matrix has no inverse of its own, and the partial correlation would be
+    what its regularisation makes of it: it is withheld, unless lambda was given. Below 2 it is
+    noisy.
 
     Parameters
     ----------
     connectomes
         (n_regions, n_regions) by flavor name; NaN for missing regions.
     dof
-        Degrees of freedom left of all runs together.
+        Degrees of freedom left of all runs together; NaN if not known.
+    lambda_sources
+        Where the regularisation of those that are there comes from, by atlas.
     """
-    measures = {}
+    measures: dict[str, float | str] = {}
     for flavor, matrix in connectomes.items():
-        kind, atlas, _ = flavor.split("_")
+        kind, atlas, processing = flavor.split("_")
         n_present = int(present_regions(matrix).sum())
-        if kind == "FCpcorr" and n_present:
+        if (kind, processing) != ("FCcorr", "hpf") or not n_present:
+            continue
+        if np.isfinite(dof):
             measures[f"pcorr_dof_per_region_{atlas}"] = dof / n_present
+        if f"FCpcorr_{atlas}_hpf" not in connectomes:
+            measures[f"pcorr_withheld_{atlas}"] = 1
+        elif atlas in (lambda_sources or {}):
+            measures[f"pcorr_lambda_source_{atlas}"] = (lambda_sources or {})[atlas]
     return measures
 
 
@@ -316,9 +418,18 @@ def describe_combined_regions(
     for atlas, rows in regions.items():
         names = [f"FCcorr_{atlas}_{variant}" for variant in ("hpf", "hpfgsr")]
         present = present_regions(next(connectomes[name] for name in names if name in connectomes))
+        missing = [row[0] for row, has in zip(rows, present, strict=True) if not has]
+        if any("coverage" not in run["regions"][atlas] for run in runs):
+            described[atlas] = {"missing": missing}
+            continue
         shares = [run["regions"][atlas]["coverage"] for run in runs]
         described[atlas] = {
             "coverage": np.mean(shares, axis=0).tolist(),
-            "missing": [row[0] for row, has in zip(rows, present, strict=True) if not has],
+            "missing": missing,
+            "low_coverage": [
+                row[0]
+                for row, has, share in zip(rows, present, np.mean(shares, axis=0), strict=True)
+                if has and share < LOW_COVERAGE
+            ],
         }
     return described

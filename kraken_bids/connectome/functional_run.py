@@ -4,26 +4,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .denoising import Confounds, DenoisedRun, Denoising, denoise_run
-from .functional import functional_connectomes
+from .denoising import Confounds, Denoising, denoise_run
+from .functional import GIVEN, functional_connectomes
 from .functional_qc import (
     coverage,
     describe_connectomes,
+    describe_coverage,
     describe_motion,
     describe_recipe,
     describe_regions,
     describe_signal,
     describe_support,
+    describe_variance_removed,
 )
-from .motion import framewise_displacement
 from .parcellation import ParcellatedRun
+from .run_traces import describe_course
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class FunctionalSettings:
         Share of a region's voxels with signal below which it counts as missing, 0 … 1.
     n_dummy_discarded
         Volumes that the scanner did not keep.
+    lambda_sources
+        Where the regularisation comes from, by atlas, for the measures; `GIVEN`: fixed by a
+        person, so that partial correlations are made with few degrees of freedom, too.
     """
 
     repetition_time_s: float
@@ -52,6 +57,12 @@ class FunctionalSettings:
     pcorr_lambda: Mapping[str, float]
     min_coverage: float = 0.0
     n_dummy_discarded: int = 0
+    lambda_sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Atlases whose lambda a person fixed."""
+        return tuple(name for name, source in self.lambda_sources.items() if source == GIVEN)
 
 
 @dataclass(frozen=True)
@@ -122,9 +133,15 @@ def process_run(
     for atlas, missing in is_missing.items():
         missing |= np.isnan(denoised.series[f"{atlas}_hpf"]).all(axis=0)
     connectomes = functional_connectomes(
-        denoised.series, is_outlier=denoised.is_outlier, pcorr_lambda=settings.pcorr_lambda
+        denoised.series,
+        is_outlier=denoised.is_outlier,
+        pcorr_lambda=settings.pcorr_lambda,
+        dof=denoised.dof["hpf"],
+        given=settings.given,
     )
     motion, tr_s = confounds.motion, settings.repetition_time_s
+    regions = describe_regions(run, is_missing, regions=settings.regions)
+    removed = describe_variance_removed(series, denoised)
     qc = {
         **describe_recipe(
             settings.recipe,
@@ -137,11 +154,23 @@ def process_run(
         **describe_connectomes(
             connectomes, regions=settings.regions, pcorr_lambda=settings.pcorr_lambda
         ),
-        **describe_support(connectomes, dof=denoised.dof["hpf"]),
+        **describe_support(
+            connectomes, dof=denoised.dof["hpf"], lambda_sources=settings.lambda_sources
+        ),
+        **describe_coverage(regions),
         "outlier_volumes": np.flatnonzero(denoised.is_outlier).tolist(),
-        "regions": describe_regions(run, is_missing, regions=settings.regions),
+        "regions": {atlas: {**entry, **removed[atlas]} for atlas, entry in regions.items()},
     }
-    traces = _traces(run, denoised, series=series, motion=motion, repetition_time_s=tr_s)
+    first = next(iter(series))
+    traces = describe_course(
+        run,
+        before=series[first],
+        after=denoised.series[f"{first}_hpf"],
+        regions=settings.regions[first],
+        motion=motion,
+        is_outlier=denoised.is_outlier,
+        repetition_time_s=tr_s,
+    )
     return ProcessedRun(denoised.series, connectomes, qc, traces)
 
 
@@ -179,25 +208,3 @@ def require_signal(is_missing: Mapping[str, NDArray[np.bool_]]) -> None:
             f"no region of {', '.join(empty)} has signal in the image",
             fix="Look whether labels and image overlap, and at --min-coverage.",
         )
-
-
-def _traces(
-    run: ParcellatedRun,
-    denoised: DenoisedRun,
-    *,
-    series: Mapping[str, NDArray[np.float64]],
-    motion: NDArray[np.float64],
-    repetition_time_s: float,
-) -> dict[str, NDArray]:
-    """Arrays of a run's figure; `series` are those of the first atlas, z-scored, before."""
-    raw = next(iter(series.values()))
-    spread = raw.std(axis=0)
-    z = np.divide(raw - raw.mean(axis=0), spread, out=np.full(raw.shape, np.nan), where=spread > 0)
-    return {
-        "repetition_time_s": np.array(repetition_time_s),
-        "framewise_displacement_mm": framewise_displacement(motion),
-        "dvars": run.dvars,
-        "global_signal": run.global_signal,
-        "is_outlier": denoised.is_outlier,
-        "series": z,
-    }

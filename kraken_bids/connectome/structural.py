@@ -31,11 +31,14 @@ class StreamlineCounts:
         (n_regions,); streamlines with both ends in one region.
     n_unassigned
         Streamlines of which one end or both lie in no region.
+    n_ends
+        (n_regions,); ends of streamlines in each region, wherever the other end lies.
     """
 
     between: NDArray[np.float64]
     within: NDArray[np.float64]
     n_unassigned: int
+    n_ends: NDArray[np.float64]
 
     @property
     def n_streamlines(self) -> int:
@@ -48,6 +51,37 @@ class StreamlineCounts:
         """(n_regions,); regions that no streamline joins to another region."""
         idle: NDArray[np.bool_] = np.count_nonzero(self.between, axis=1) == 0
         return idle
+
+
+def tabulate_pairs(
+    regions: NDArray[np.integer],
+    *,
+    n_regions: int,
+    weights: NDArray[np.floating] | None = None,
+) -> NDArray[np.float64]:
+    """Count streamlines, or sum their weights, by the two regions that they end in.
+
+    Parameters
+    ----------
+    regions
+        (n_streamlines, 2), region indices; 0 for none.
+    n_regions
+        Number of regions of the atlas.
+    weights
+        (n_streamlines,); None counts each streamline once.
+
+    Returns
+    -------
+    NDArray
+        (largest index + 1, largest index + 1) of atlas and streamlines, symmetric; row 0 is for
+        ends in no region. A streamline within a region is counted once.
+    """
+    size = max(int(regions.max(initial=0)), n_regions) + 1
+    low, high = regions.min(axis=1).astype(np.int64), regions.max(axis=1)
+    wide = None if weights is None else weights.astype(np.float64)
+    flat = np.bincount(low * size + high, weights=wide, minlength=size * size)
+    upper = flat.reshape(size, size).astype(np.float64)
+    return upper + np.triu(upper, k=1).T
 
 
 def place_counts(table: NDArray[np.floating], n_regions: int) -> StreamlineCounts:
@@ -74,11 +108,12 @@ def place_counts(table: NDArray[np.floating], n_regions: int) -> StreamlineCount
             f"the label image holds label {n_labels}, the atlas has {n_regions} regions",
             fix="Give a label image whose values are the indices of the atlas's table.",
         )
-    placed = np.zeros((n_regions, n_regions))
+    placed, n_ends = np.zeros((n_regions, n_regions)), np.zeros(n_regions)
     placed[:n_labels, :n_labels] = table[1:, 1:]
+    n_ends[:n_labels] = table[1:].sum(axis=1)
     within = np.diagonal(placed).copy()
     np.fill_diagonal(placed, 0.0)
-    return StreamlineCounts(placed, within, round(float(table[0].sum())))
+    return StreamlineCounts(placed, within, round(float(table[0].sum())), n_ends + within)
 
 
 def scale_counts(counts: NDArray[np.floating], *, n_streamlines: int) -> NDArray[np.float64]:
@@ -217,12 +252,16 @@ class StructuralConnectomes:
         As counted.
     quality
         As `describe_counts` gives it.
+    sift2, sift2_volnorm
+        The same of sums of SIFT2 weights in place of numbers of streamlines; None without weights.
     """
 
     count: NDArray[np.float64]
     volnorm: NDArray[np.float64]
     counts: StreamlineCounts
     quality: dict[str, float | int]
+    sift2: NDArray[np.float64] | None = None
+    sift2_volnorm: NDArray[np.float64] | None = None
 
 
 def build_connectomes(
@@ -230,30 +269,48 @@ def build_connectomes(
     *,
     present: NDArray[np.bool_],
     volumes_mm3: NDArray[np.floating],
+    weighted: NDArray[np.floating] | None = None,
 ) -> StructuralConnectomes:
     """Turn a table of counts into connectomes.
 
     Parameters
     ----------
     table
-        (largest label + 1, largest label + 1), symmetric; row 0 counts ends in no region.
+        As `tabulate_pairs` gives it, without weights.
     present
         (n_regions,); False for a region without voxels in the label image.
     volumes_mm3
         (n_regions,); may be measured from another image than the one that streamlines are assigned
         with.
+    weighted
+        The same table of sums of SIFT2 weights.
 
     Raises
     ------
     InputError
         If the tractogram is empty or the label image holds larger labels than the atlas.
+
+    Notes
+    -----
+    SIFT2 starts from weights of 1 whatever the number of streamlines, so that sums of weights grow
+    with it and are scaled as counts are.
     """
     counts = place_counts(table, present.size)
-    scaled = scale_counts(counts.between, n_streamlines=counts.n_streamlines)
-    volnorm = normalise_by_volume(scaled, volumes_mm3)
+    sizeless = ~present | (np.asarray(volumes_mm3) <= 0)
+
+    def scaled(values: NDArray[np.floating]) -> NDArray[np.float64]:
+        return scale_counts(values, n_streamlines=counts.n_streamlines)
+
+    def normalised(values: NDArray[np.floating]) -> NDArray[np.float64]:
+        return mark_missing(normalise_by_volume(scaled(values), volumes_mm3), sizeless)
+
+    volnorm = normalised(counts.between)
+    weights = None if weighted is None else place_counts(weighted, present.size).between
     return StructuralConnectomes(
-        count=mark_missing(scaled, ~present),
-        volnorm=mark_missing(volnorm, ~present | (np.asarray(volumes_mm3) <= 0)),
+        count=mark_missing(scaled(counts.between), ~present),
+        volnorm=volnorm,
         counts=counts,
         quality=describe_counts(counts, volnorm),
+        sift2=None if weights is None else mark_missing(scaled(weights), ~present),
+        sift2_volnorm=None if weights is None else normalised(weights),
     )

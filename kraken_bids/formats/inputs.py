@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 #: Reads rows of an input: increasing positions -> (len(positions), n_columns), float32.
 ReadRows = Callable[[Sequence[int]], NDArray[np.float32]]
+#: Reads a whole matrix of an input: position -> (n_regions, n_regions), float64.
+ReadSquare = Callable[[int], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,11 @@ class FlavorInput:
         Increasing positions among the rows -> (len(positions), n_columns), float32, edges in the
         order of `kraken_bids.connectome.edges`, NaN where an edge is missing. Raises `InputError`
         with participant, flavor and file for what cannot be read as a connectome.
+    files
+        (n,) file of each row; empty where all rows lie in `where`.
+    read_square
+        Reads a row as the matrix that its file holds, with the diagonal, in the atlas's order;
+        checked as rows are. None where there are rows only.
     """
 
     name: str
@@ -46,6 +53,8 @@ class FlavorInput:
     n: int
     n_columns: int
     read: ReadRows
+    files: tuple[str, ...] = ()
+    read_square: ReadSquare | None = None
 
 
 @dataclass(frozen=True)

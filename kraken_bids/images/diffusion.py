@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,6 +21,10 @@ B0_LIMIT = 100.0
 
 #: Largest distance of a weighting from its shell's mean, in s/mm².
 SHELL_WIDTH = 80.0
+
+#: Least number of distinct directions, and least share of them out of any plane (1/3 if they are
+#: even).
+LEAST_DIRECTIONS, LEAST_OUT_OF_PLANE = 6, 0.02
 
 #: How far the length of a gradient direction may be from 1.
 DIRECTION_TOLERANCE = 0.05
@@ -53,6 +57,14 @@ class GradientTable:
         weighted = np.sort(self.bvals[self.bvals > 0])
         groups = np.split(weighted, np.flatnonzero(np.diff(weighted) > SHELL_WIDTH) + 1)
         return tuple(int(50 * round(float(group.mean()) / 50)) for group in groups)
+
+    @property
+    def reference(self) -> NDArray[np.bool_]:
+        """(n_volumes,); volumes without weighting, else those of the lowest shell."""
+        if (self.bvals == 0).any():
+            return np.asarray(self.bvals == 0)
+        lowest = float(self.bvals.min()) + SHELL_WIDTH
+        return np.asarray(self.bvals <= lowest)
 
     @property
     def shell_sizes(self) -> tuple[int, ...]:
@@ -88,8 +100,8 @@ def read_gradients(bval_file: Path, bvec_file: Path, *, n_volumes: int) -> Gradi
     Raises
     ------
     InputError
-        If the numbers of volumes, weightings and directions differ, no volume is without
-        weighting or none with, or a direction is missing or not of unit length.
+        If the numbers of volumes, weightings and directions differ, no volume has a weighting, a
+        direction is missing or not of unit length, or there are too few directions.
     """
     bvals = _numbers(bval_file).ravel()
     bvecs = _numbers(bvec_file)
@@ -114,6 +126,7 @@ def read_gradients(bval_file: Path, bvec_file: Path, *, n_volumes: int) -> Gradi
             where=str(bvec_file),
             fix="Give the b-vectors as QSIPrep writes them: unit length, FSL convention.",
         )
+    _check_directions(bvecs[weighted], bvec_file)
     bvecs = np.where(weighted[:, None], bvecs / np.where(weighted, lengths, 1)[:, None], 0.0)
     return GradientTable(np.where(weighted, bvals, 0.0), bvecs)
 
@@ -128,12 +141,6 @@ def _check_weightings(
             where=str(bval_file),
             fix="Give the .bval file that was written with this series.",
         )
-    if weighted.all():
-        raise InputError(
-            f"no volume has b <= {B0_LIMIT:g} s/mm²; the lowest is {bvals.min():g}",
-            where=str(bval_file),
-            fix="Keep the b = 0 volumes in the preprocessed series.",
-        )
     if not weighted.any():
         raise InputError(
             f"no volume has b > {B0_LIMIT:g} s/mm²",
@@ -142,7 +149,29 @@ def _check_weightings(
         )
 
 
-def average_volumes(header: SeriesHeader, selected: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _check_directions(directions: NDArray[np.float64], bvec_file: Path) -> None:
+    """Ask for directions enough to tell fibres, spread over space."""
+    apart = np.abs(directions @ directions.T) < np.cos(np.deg2rad(1))
+    # Of directions that are one, or opposite, only the first counts.
+    n_distinct = sum(bool(apart[row, :row].all()) for row in range(len(directions)))
+    out_of_plane = float(np.linalg.eigvalsh(directions.T @ directions / len(directions))[0])
+    if n_distinct >= LEAST_DIRECTIONS and out_of_plane >= LEAST_OUT_OF_PLANE:
+        return
+    flat = " that lie in one plane" if n_distinct >= LEAST_DIRECTIONS else ""
+    raise InputError(
+        f"the weighted volumes have {n_distinct} distinct b-vectors{flat}; fibres need "
+        f"{LEAST_DIRECTIONS} or more in all directions",
+        where=str(bvec_file),
+        fix="Give the .bvec file that was written with this series.",
+    )
+
+
+def average_volumes(
+    header: SeriesHeader,
+    selected: NDArray[np.bool_],
+    *,
+    visit: Callable[[int, NDArray[np.floating]], None] | None = None,
+) -> NDArray[np.float32]:
     """Average some volumes of a series, reading the whole file so that damage is found.
 
     Parameters
@@ -151,6 +180,8 @@ def average_volumes(header: SeriesHeader, selected: NDArray[np.bool_]) -> NDArra
         The series.
     selected
         (n_volumes,), volumes to average.
+    visit
+        Called with the number and the values of each volume, in Fortran's order.
 
     Returns
     -------
@@ -163,12 +194,14 @@ def average_volumes(header: SeriesHeader, selected: NDArray[np.bool_]) -> NDArra
         If the file is cut short or damaged, or its selected volumes hold no signal.
     """
     total = np.zeros(header.n_voxels, dtype=np.float64)
-    for values, wanted in zip(iterate_volumes(header), selected, strict=True):
-        if wanted:
+    for number, values in enumerate(iterate_volumes(header)):
+        if selected[number]:
             total += np.nan_to_num(values)
+        if visit is not None:
+            visit(number, header.slope * values + header.intercept)
     if not total.any():
         raise InputError(
-            "the volumes without weighting hold zeros only",
+            "the volumes without (or with the least) weighting hold zeros only",
             where=str(header.file),
             fix="Look at the preprocessing of this series.",
         )

@@ -376,3 +376,34 @@ def chain(steps: Sequence[TransformStep]) -> tuple[PointMap, ...]:
             else:
                 maps.append(item)
     return tuple(maps)
+
+
+def moved_affine(
+    affine: NDArray[np.floating], steps: Sequence[TransformStep]
+) -> NDArray[np.float64]:
+    """Affine that an image gets by being moved, with no value interpolated.
+
+    Parameters
+    ----------
+    affine
+        (4, 4), voxel indices to mm (RAS) of the first step's source space.
+    steps
+        In the order in which the image travels; none: the affine itself.
+
+    Raises
+    ------
+    InputError
+        If the way is not one of matrices alone, or of those that `chain` refuses.
+    """
+    maps = chain(steps)
+    if not maps:
+        return np.asarray(affine, dtype=np.float64)
+    (back, *others) = maps
+    if others or not isinstance(back, AffineMap):
+        raise InputError(
+            "the way of an image that is to be moved rigidly bends it",
+            where=", ".join(str(step.file) for step in steps),
+            fix="Give rigid transforms between FreeSurfer, T1w and ACPC space.",
+        )
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    return np.asarray(flip @ np.linalg.inv(back.matrix) @ flip @ affine)

@@ -50,30 +50,44 @@ def plain_label_source(source: LabelSource) -> dict[str, Any]:
     dict
         ``atlas``, ``file``, ``space``, ``codes``, ``volume_file`` (None where there is none),
         ``steps`` (list of dict with ``file``, ``source``, ``target``, ``inverted``) and
-        ``stamps`` (size and time of each file in ns).
+        ``stamps`` (size and time of each file in ns). ``file`` is empty where the image is still
+        to be built.
     """
     files = [source.file, *([source.volume_file] if source.volume_file else [])]
     files += [step.file for step in source.transforms]
     return {
         "atlas": source.atlas,
-        "file": str(source.file),
+        "file": "" if source.own else str(source.file),
         "space": source.space,
         "codes": source.codes,
         "volume_file": str(source.volume_file) if source.volume_file else None,
-        "steps": [
-            {
-                "file": str(step.file),
-                "source": step.source,
-                "target": step.target,
-                "inverted": step.inverted,
-            }
-            for step in source.transforms
-        ],
-        "stamps": [_stamp(file) for file in files],
+        "steps": plain_steps(source.transforms),
+        "stamps": [file_stamp(file) for file in files],
     }
 
 
-def _stamp(file: Path) -> list[int]:
+def plain_steps(steps: Sequence[TransformStep]) -> list[dict[str, Any]]:
+    """Write steps in plain values: ``file``, ``source``, ``target``, ``inverted``."""
+    return [
+        {
+            "file": str(step.file),
+            "source": step.source,
+            "target": step.target,
+            "inverted": step.inverted,
+        }
+        for step in steps
+    ]
+
+
+def transform_steps(plain: Sequence[dict[str, Any]]) -> tuple[TransformStep, ...]:
+    """Read back what `plain_steps` wrote."""
+    return tuple(
+        TransformStep(Path(step["file"]), step["source"], step["target"], step["inverted"])
+        for step in plain
+    )
+
+
+def file_stamp(file: Path) -> list[int]:
     """Size in bytes and time of change in ns; empty if the file is not there (yet)."""
     if not file.exists():
         return []
@@ -130,10 +144,7 @@ def _resampled(
         members = list(group)
         files = {member["file"] for member in members}
         files |= {member["volume_file"] for member in members if member["volume_file"]}
-        steps = [
-            TransformStep(Path(step["file"]), step["source"], step["target"], step["inverted"])
-            for step in members[0]["steps"]
-        ]
+        steps = transform_steps(members[0]["steps"])
         images = [open_image(Path(file)) for file in files]
         values = resample_together(images, steps, affine=affine, shape=shape)
         results |= {(key, file): value for file, value in zip(files, values, strict=True)}
@@ -201,6 +212,7 @@ class _ResampleLabelsInputSpec(BaseInterfaceInputSpec):
         exists=True, desc="brain mask in the space of the reference; labels must lie in it"
     )
     reference_space = traits.Str("", usedefault=True, desc="label of that space, for messages")
+    own_file = File(exists=True, desc="label image of the source that has none yet")
 
 
 class _ResampleLabelsOutputSpec(TraitedSpec):
@@ -228,7 +240,11 @@ class ResampleLabels(SimpleInterface):
         if isdefined(self.inputs.voxel_mm):
             affine, shape = isotropic_grid(affine, shape, voxel_mm=self.inputs.voxel_mm)
         data = f"{self.inputs.reference_file} in {self.inputs.reference_space or 'one space'}"
-        found = _on_grid(self.inputs.label_sources, affine=affine, shape=shape, data=data)
+        own_file = str(self.inputs.own_file) if isdefined(self.inputs.own_file) else ""
+        sources = [
+            {**source, "file": source["file"] or own_file} for source in self.inputs.label_sources
+        ]
+        found = _on_grid(sources, affine=affine, shape=shape, data=data)
         if isdefined(self.inputs.mask_file):
             mask_img = open_image(Path(self.inputs.mask_file))
             (mask,) = resample_together([mask_img], affine=affine, shape=shape)

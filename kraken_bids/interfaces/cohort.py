@@ -42,6 +42,7 @@ from .translation import (
     load_fitted,
     open_plan,
     save_arrays,
+    session_lambdas,
 )
 
 _log = logging.getLogger(__name__)
@@ -63,8 +64,6 @@ class _FitAdaptationInputSpec(ModelInputSpec):
     edges_files = traits.List(File(exists=True), mandatory=True, desc="edges, a file a batch")
     adaptation = traits.Str(mandatory=True, desc="mode to fit, or none")
     fitted_file = File(exists=True, desc="adaptation fitted before; nothing is fitted then")
-    searched = traits.List(traits.Str, desc="atlases that lambda was searched for")
-    lambdas = traits.List(traits.Float, desc="lambda of each")
 
 
 class _FitAdaptationOutputSpec(TraitedSpec):
@@ -108,6 +107,16 @@ class FitAdaptation(SimpleInterface):
             return None
         return fit_cohort(means, bundle, self.inputs.adaptation)
 
+    def _lambdas(self, flavors: Sequence[str]) -> dict[str, Any]:
+        """Lambdas of the partial correlations, those of the file if nothing is fitted here."""
+        from ..model.adaptation_file import lambda_provenance, load_provenance
+
+        if isdefined(self.inputs.fitted_file):
+            known = load_provenance(Path(self.inputs.fitted_file))
+            return {key: value for key, value in known.items() if key.startswith("pcorr_lambda")}
+        sessions = [session for batch in self.inputs.sessions for session in batch]
+        return lambda_provenance(map(session_lambdas, sessions), flavors)
+
     def _save(self, folder: Path, means: Any, bundle: Any, adaptations: Any) -> None:
         """Write the adaptation and the cohort's means as they go into the data set."""
         from ..model.adaptation_file import save_adaptations
@@ -125,10 +134,7 @@ class FitAdaptation(SimpleInterface):
         if adaptations:
             mode = next(iter(adaptations.values())).mode
             path = root / output_path("adaptation", desc=mode)
-            provenance = model_provenance(bundle)
-            if isdefined(self.inputs.lambdas):
-                pairs = zip(self.inputs.searched, self.inputs.lambdas, strict=True)
-                provenance["pcorr_lambda"] = dict(pairs)
+            provenance = model_provenance(bundle) | self._lambdas(means.flavors)
             save_adaptations(path, adaptations, provenance=provenance)
             self._results["adaptation_file"] = str(path)
         self._results["means_file"] = str(folder / "means.npz")
@@ -287,6 +293,7 @@ class _Evaluation:
                 for problem in self.problems
             ),
             "explained": mean_of(self.explained, row),
+            **self._similarities(row),
         }
         for fusion in self.plan.fusions:
             counts[f"n_inputs_{fusion}"] = int(self._count(f"n_inputs/{fusion}")[row])
@@ -295,8 +302,20 @@ class _Evaluation:
             counts[f"residual_correlation_{source}"] = mean_of(self.own_residual[source], row)
         return cells | counts
 
+    def _similarities(self, row: int) -> dict[str, float | None]:
+        """Correlation of a session's connectomes with the training means, by column."""
+        found = {
+            flavor: float(self._count(f"similarity/{flavor}")[row])
+            for flavor in self.plan.flavors
+            if self.bundle.row(flavor)["has_training_mean"]
+        }
+        return {
+            f"training_mean_r_{flavor}": None if np.isnan(value) else value
+            for flavor, value in found.items()
+        }
+
     def _count(self, key: str) -> NDArray[Any]:
-        """A column of counts, read once."""
+        """A column of counts, or of other numbers, read once."""
         if key not in self._counts:
             self._counts[key] = self._joined(key)
         return self._counts[key]

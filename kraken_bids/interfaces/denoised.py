@@ -35,6 +35,7 @@ class _CorrelateSeriesInputSpec(BaseInterfaceInputSpec):
     )
     repetition_time_s = traits.Float(mandatory=True, desc="time between volumes in s")
     pcorr_lambda = traits.Dict(mandatory=True, desc="regularisation by atlas")
+    lambda_sources = traits.Dict({}, usedefault=True, desc="where it comes from, by atlas")
     min_coverage = traits.Float(
         0.0, usedefault=True, desc="share of a region's voxels below which it counts as missing"
     )
@@ -55,6 +56,7 @@ class CorrelateSeries(SimpleInterface):
             recipe=Denoising(),
             pcorr_lambda=inputs.pcorr_lambda,
             min_coverage=inputs.min_coverage,
+            lambda_sources=inputs.lambda_sources,
         )
         result = process_denoised_run(
             run, self._denoised(len(run.global_signal)), settings=settings

@@ -19,6 +19,7 @@ from nipype.interfaces.base import (
 from ..bids.export import (
     Target,
     read_quality,
+    save_assignments,
     save_connectomes,
     save_figures,
     save_labels,
@@ -46,8 +47,11 @@ class _SaveSeriesInputSpec(BaseInterfaceInputSpec):
     labels_files = traits.List(File(exists=True), desc="label images on the data's grid")
     algorithms = traits.List(traits.Str, desc="algorithms, in the order of tractogram_files")
     tractogram_files = traits.List(File(exists=True), desc="streamlines to keep")
+    assignments_files = traits.List(File(exists=True), desc="regions of their ends to keep")
     qc_file = File(exists=True, mandatory=True, desc="quality measures (JSON)")
     mark = traits.Str("", usedefault=True, desc="other pipeline than the recipe, for names")
+    origins = traits.Dict(desc="sidecars' keys that say whose labels are used, by atlas")
+    facts_file = File(exists=True, desc="further such keys, found when building labels (JSON)")
 
 
 class _SaveSeriesOutputSpec(TraitedSpec):
@@ -72,6 +76,7 @@ class SaveSeries(SimpleInterface):
             sources=tuple(inputs.sources) if isdefined(inputs.sources) else (),
             quality=read_quality(Path(inputs.qc_file)),
             mark=inputs.mark,
+            origins=_origins(inputs),
         )
         written = save_quality(target)
         if isdefined(inputs.connectomes_file):
@@ -85,8 +90,18 @@ class SaveSeries(SimpleInterface):
         if isdefined(inputs.tractogram_files):
             pairs = zip(inputs.algorithms, map(Path, inputs.tractogram_files), strict=True)
             written += save_tractograms(target, pairs)
+        if isdefined(inputs.assignments_files):
+            pairs = zip(inputs.algorithms, map(Path, inputs.assignments_files), strict=True)
+            written += save_assignments(target, pairs)
         self._results["out_files"] = [str(path) for path in written]
         return runtime
+
+
+def _origins(inputs: Any) -> dict[str, dict[str, Any]]:
+    """Whose labels are used, by atlas, with what was found when they were built."""
+    origins = dict(inputs.origins) if isdefined(inputs.origins) else {}
+    found = read_quality(Path(inputs.facts_file)) if isdefined(inputs.facts_file) else {}
+    return {atlas: {**keys, **found.get(atlas, {})} for atlas, keys in origins.items()}
 
 
 class _SaveFigureInputSpec(BaseInterfaceInputSpec):
@@ -96,6 +111,7 @@ class _SaveFigureInputSpec(BaseInterfaceInputSpec):
     )
     datatype = traits.Enum("func", "dwi", mandatory=True, desc="BIDS folder")
     figure_file = File(exists=True, mandatory=True, desc="figure of the quality measures (PNG)")
+    desc = traits.Str("qc", usedefault=True, desc="label of desc-")
     mark = traits.Str("", usedefault=True, desc="other pipeline than the recipe, for names")
 
 
@@ -114,7 +130,7 @@ class SaveFigure(SimpleInterface):
             space="",
             mark=self.inputs.mark,
         )
-        written = save_figures(target, [("qc", Path(self.inputs.figure_file))])
+        written = save_figures(target, [(self.inputs.desc, Path(self.inputs.figure_file))])
         self._results["out_files"] = [str(path) for path in written]
         return runtime
 

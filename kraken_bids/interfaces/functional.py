@@ -21,14 +21,16 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from ..bids.confounds import read_confounds
+from ..bids.confounds import ConfoundsTable, read_confounds
 from ..bids.strategies import STRATEGIES, strategy_outliers, strategy_regressors
 from ..connectome.denoising import Confounds, Denoising
-from ..connectome.functional import combine_runs
+from ..connectome.functional import GIVEN, combine_runs
 from ..connectome.functional_qc import (
     describe_combined_regions,
     describe_connectomes,
+    describe_coverage,
     describe_runs,
+    describe_standardised_dvars,
     describe_support,
 )
 from ..connectome.functional_run import FunctionalSettings, ProcessedRun, process_run
@@ -149,6 +151,7 @@ class _DenoiseSeriesInputSpec(BaseInterfaceInputSpec):
     edge_rule = traits.Enum("hz", "fmriclean", usedefault=True, desc="what says how wide it is")
     skip_s = traits.Float(7.2, usedefault=True, desc="flagged time at the start in s")
     pcorr_lambda = traits.Dict(mandatory=True, desc="regularisation by atlas")
+    lambda_sources = traits.Dict({}, usedefault=True, desc="where it comes from, by atlas")
     min_coverage = traits.Float(
         0.0, usedefault=True, desc="share of a region's voxels below which it counts as missing"
     )
@@ -182,10 +185,12 @@ class DenoiseSeries(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         inputs, folder = self.inputs, Path(runtime.cwd)
         run, is_eroded = read_parcels(Path(inputs.parcels_file))
-        confounds = self._confounds(len(run.global_signal))
-        result = process_run(run, confounds, settings=self._settings())
+        table = self._table(len(run.global_signal))
+        result = process_run(run, self._confounds(table), settings=self._settings())
+        std_dvars = table.columns.get("std_dvars", np.full(table.n_volumes, np.nan))
         qc = {
             **result.qc,
+            **describe_standardised_dvars(std_dvars),
             **{f"is_eroded_{name}": int(value) for name, value in is_eroded.items()},
         }
         self._results |= save_run(result, qc, folder)
@@ -202,18 +207,23 @@ class DenoiseSeries(SimpleInterface):
             pcorr_lambda=inputs.pcorr_lambda,
             min_coverage=inputs.min_coverage,
             n_dummy_discarded=inputs.n_dummy_discarded,
+            lambda_sources=inputs.lambda_sources,
         )
 
-    def _confounds(self, n_volumes: int) -> Confounds:
-        """Read the table and take what the recipe needs."""
+    def _table(self, n_volumes: int) -> ConfoundsTable:
+        """Read the table of confounds."""
         inputs = self.inputs
         has_sidecar = isdefined(inputs.confounds_sidecar)
-        table = read_confounds(
+        return read_confounds(
             Path(inputs.confounds_file),
             sidecar_file=Path(inputs.confounds_sidecar) if has_sidecar else None,
             n_volumes=n_volumes,
             bold_file=Path(inputs.bold_file),
         )
+
+    def _confounds(self, table: ConfoundsTable) -> Confounds:
+        """Take of the table what the recipe needs."""
+        inputs = self.inputs
         if inputs.denoising != "recipe":
             return Confounds(
                 table.motion(),
@@ -239,6 +249,7 @@ class _CombineRunsInputSpec(BaseInterfaceInputSpec):
     )
     regions = traits.Dict(mandatory=True, desc=_REGIONS)
     pcorr_lambda = traits.Dict(mandatory=True, desc="regularisation by atlas")
+    lambda_sources = traits.Dict({}, usedefault=True, desc="where it comes from, by atlas")
 
 
 class _CombineRunsOutputSpec(TraitedSpec):
@@ -257,15 +268,23 @@ class CombineRuns(SimpleInterface):
         runs = [_load(Path(file)) for file in inputs.connectomes_files]
         qcs = [json.loads(Path(file).read_text("utf-8")) for file in inputs.qc_files]
         connectomes = combine_runs(
-            runs, [qc["n_kept"] for qc in qcs], pcorr_lambda=inputs.pcorr_lambda
+            runs,
+            [qc["n_kept"] for qc in qcs],
+            pcorr_lambda=inputs.pcorr_lambda,
+            dof=_total_dof(qcs),
+            given=[name for name, source in inputs.lambda_sources.items() if source == GIVEN],
         )
+        regions = describe_combined_regions(qcs, connectomes, regions=inputs.regions)
         qc = {
             **describe_runs(qcs),
             **describe_connectomes(
                 connectomes, regions=inputs.regions, pcorr_lambda=inputs.pcorr_lambda
             ),
-            **describe_support(connectomes, dof=_total_dof(qcs)),
-            "regions": describe_combined_regions(qcs, connectomes, regions=inputs.regions),
+            **describe_support(
+                connectomes, dof=_total_dof(qcs), lambda_sources=inputs.lambda_sources
+            ),
+            **describe_coverage(regions),
+            "regions": regions,
         }
         self._results["connectomes_file"] = save_arrays(folder / "connectomes.npz", connectomes)
         self._results["qc_file"] = save_json(folder / "qc.json", qc)

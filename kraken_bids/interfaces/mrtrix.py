@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from nipype.interfaces.base import (
     CommandLine,
     CommandLineInputSpec,
+    Directory,
     File,
     TraitedSpec,
     isdefined,
@@ -20,6 +21,7 @@ from nipype.interfaces.base import (
 )
 
 from ..errors import InputError, KrakenBIDSError, ResourceError
+from ..images.tractograms import read_header
 
 INSTALL = "Install MRtrix3: sudo apt-get install mrtrix3."
 
@@ -127,6 +129,7 @@ class _ConvertInputSpec(MRtrixInputSpec):
     coord = traits.Tuple(
         traits.Int(), traits.Int(), argstr="-coord %d %d", desc="axis, and position to keep on it"
     )
+    volumes = traits.Str(argstr="-coord 3 %s", desc="volumes to keep, such as 0,3,5")
     axes = traits.List(traits.Int(), sep=",", argstr="-axes %s", desc="axes to keep, in order")
     datatype = traits.Str(argstr="-datatype %s")
     strides = traits.List(traits.Int(), sep=",", argstr="-strides %s")
@@ -164,11 +167,16 @@ class KeepPositive(MRtrixCommand):
 
 
 class _EstimateResponsesInputSpec(MRtrixInputSpec):
-    in_file = File(exists=True, mandatory=True, argstr="dhollander %s", position=0)
-    wm_file = File("response_wm.txt", usedefault=True, argstr="%s", position=1)
-    gm_file = File("response_gm.txt", usedefault=True, argstr="%s", position=2)
-    csf_file = File("response_csf.txt", usedefault=True, argstr="%s -force", position=3)
+    algorithm = traits.Enum(
+        "dhollander", "tournier", usedefault=True, argstr="%s", position=0,
+        desc="tournier for a series without b = 0: one response, of the highest shell",
+    )  # fmt: skip
+    in_file = File(exists=True, mandatory=True, argstr="%s", position=1)
+    wm_file = File("response_wm.txt", usedefault=True, argstr="%s", position=2)
+    gm_file = File("response_gm.txt", usedefault=True, argstr="%s", position=3)
+    csf_file = File("response_csf.txt", usedefault=True, argstr="%s", position=4)
     mask_file = File(exists=True, argstr="-mask %s")
+    max_iterations = traits.Int(argstr="-max_iters %d", desc="of tournier; its 10 if none")
     erosion = traits.Int(3, usedefault=True, argstr="-erode %d", desc="of the mask, in voxels")
 
 
@@ -179,23 +187,46 @@ class _EstimateResponsesOutputSpec(TraitedSpec):
 
 
 class EstimateResponses(MRtrixCommand):
-    """``dwi2response dhollander``: what one fibre, grey matter and CSF look like in this scan.
+    """``dwi2response``: what one fibre, grey matter and CSF look like in this scan.
 
-    It needs volumes without weighting and one shell at least.
+    ``dhollander`` needs volumes without weighting and one shell at least. Where there are none
+    ``tournier`` tells what one fibre looks like, and nothing else.
     """
 
     _cmd = "dwi2response"
     input_spec = _EstimateResponsesInputSpec
     output_spec = _EstimateResponsesOutputSpec
     fix = "Look at the brain mask and at the b-values and b-vectors of the series."
+    #: Inputs that an algorithm does not take.
+    _unused: ClassVar[dict[str, list[str]]] = {
+        "dhollander": ["max_iterations"],
+        "tournier": ["gm_file", "csf_file", "erosion"],
+    }
+
+    def _parse_inputs(self, skip: list[str] | None = None) -> Any:
+        skip = [*(skip or []), *self._unused.get(self.inputs.algorithm, [])]
+        return super()._parse_inputs(skip=skip)
+
+    def _format_arg(self, name: str, trait_spec: Any, value: Any) -> Any:
+        formatted = super()._format_arg(name, trait_spec, value)
+        last = "wm_file" if self.inputs.algorithm == "tournier" else "csf_file"
+        return f"{formatted} -force" if name == last else formatted
+
+    def _list_outputs(self) -> dict[str, Any]:
+        unused = self._unused.get(self.inputs.algorithm, [])
+        return {key: file for key, file in super()._list_outputs().items() if key not in unused}
 
 
 class _EstimateFODsInputSpec(MRtrixInputSpec):
-    in_file = File(exists=True, mandatory=True, argstr="msmt_csd %s", position=0)
-    wm_response = File(exists=True, mandatory=True, argstr="%s", position=1)
-    fod_file = File("fod_wm.mif", usedefault=True, argstr="%s", position=2)
-    gm_response = File(exists=True, argstr="%s fod_gm.mif", position=3)
-    csf_response = File(exists=True, mandatory=True, argstr="%s fod_csf.mif -force", position=4)
+    algorithm = traits.Enum(
+        "msmt_csd", "csd", usedefault=True, argstr="%s", position=0,
+        desc="csd takes the response of white matter, and the highest shell, alone",
+    )  # fmt: skip
+    in_file = File(exists=True, mandatory=True, argstr="%s", position=1)
+    wm_response = File(exists=True, mandatory=True, argstr="%s", position=2)
+    fod_file = File("fod_wm.mif", usedefault=True, argstr="%s", position=3)
+    gm_response = File(exists=True, argstr="%s fod_gm.mif", position=4)
+    csf_response = File(exists=True, argstr="%s fod_csf.mif", position=5)
     n_shells = traits.Int(
         mandatory=True, desc="shells beside b = 0; with one, grey matter is left out"
     )
@@ -210,25 +241,57 @@ class _EstimateFODsOutputSpec(TraitedSpec):
 
 
 class EstimateFODs(MRtrixCommand):
-    """``dwi2fod msmt_csd``: three tissues, or white matter and CSF where there is one shell.
+    """``dwi2fod``: three tissues, or white matter and CSF where there is one shell.
 
     One shell and b = 0 are two measurements a direction: they tell two tissues apart, not three.
+    Without b = 0 there is one, and white matter alone.
     """
 
-    _cmd = "dwi2fod"
+    _cmd = "dwi2fod -force"
     input_spec = _EstimateFODsInputSpec
     output_spec = _EstimateFODsOutputSpec
     fix = "Look at the brain mask and at the b-values and b-vectors of the series."
 
     def _format_arg(self, name: str, trait_spec: Any, value: Any) -> Any:
         if name == "lmax":
-            orders = [value] + [0] * (1 if self.inputs.n_shells == 1 else 2)
+            n_others = 0 if self.inputs.algorithm == "csd" else min(self.inputs.n_shells, 2)
+            orders = [value] + [0] * n_others
             return f"-lmax {','.join(map(str, orders))}"
         return super()._format_arg(name, trait_spec, value)
 
     def _parse_inputs(self, skip: list[str] | None = None) -> Any:
-        skip = [*(skip or []), *(["gm_response"] if self.inputs.n_shells == 1 else [])]
+        unused = ["gm_response"] if self.inputs.n_shells == 1 else []
+        unused = ["gm_response", "csf_response"] if self.inputs.algorithm == "csd" else unused
+        skip = [*(skip or []), *unused]
         return super()._parse_inputs(skip=skip)
+
+
+class _MakeFiveTissueInputSpec(MRtrixInputSpec):
+    algorithm = traits.Enum("fsl", "hsvs", mandatory=True, argstr="%s", position=0)
+    in_file = File(
+        exists=True, argstr="%s", position=1, xor=["subject_dir"], desc="fsl: T1w image"
+    )
+    subject_dir = Directory(
+        exists=True, argstr="%s", position=1, xor=["in_file"], desc="hsvs: FreeSurfer subject"
+    )
+    out_file = File("five_tissue.nii.gz", usedefault=True, argstr="%s -force", position=2)
+    mask_file = File(exists=True, argstr="-mask %s", desc="fsl: brain mask of the T1w image")
+
+
+class _MakeFiveTissueOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="(X, Y, Z, 5) image in the space of its input")
+
+
+class MakeFiveTissue(MRtrixCommand):
+    """``5ttgen``: five tissues by FSL from a T1w image, or from FreeSurfer's surfaces."""
+
+    _cmd = "5ttgen"
+    input_spec = _MakeFiveTissueInputSpec
+    output_spec = _MakeFiveTissueOutputSpec
+    fix = (
+        "Look at its input; with FreeSurfer's hippocampal subfields it needs FREESURFER_HOME. Or "
+        "leave --five-tissue out: tissues then come from FreeSurfer's labels."
+    )
 
 
 class _TrackInputSpec(MRtrixInputSpec):
@@ -268,30 +331,41 @@ class Track(MRtrixCommand):
     def _get_environ(self) -> dict[str, str]:
         return {**super()._get_environ(), "MRTRIX_RNG_SEED": str(self.inputs.random_seed)}
 
+    def _run_interface(self, runtime: Any, correct_return_codes: tuple[int, ...] = (0,)) -> Any:
+        runtime = super()._run_interface(runtime, correct_return_codes)
+        file = Path(runtime.cwd) / self.inputs.out_file
+        # Told here and not where it is read: a step that failed is done again by the next run.
+        if int(read_header(file).get("count", 0)) == 0:
+            raise InputError(
+                f"tckgen selected 0 streamlines of {self.inputs.n_streamlines:,} "
+                f"({self.inputs.algorithm})",
+                where=runtime.cwd,
+                fix="Look at the FODs, the mask and the five-tissue image: nothing could be "
+                "tracked.",
+            )
+        return runtime
 
-class _CountStreamlinesInputSpec(MRtrixInputSpec):
+
+class _WeighStreamlinesInputSpec(MRtrixInputSpec):
     in_file = File(exists=True, mandatory=True, argstr="%s", position=-3)
-    labels_file = File(exists=True, mandatory=True, argstr="%s", position=-2)
-    out_file = File("counts.csv", usedefault=True, argstr="%s -force", position=-1)
-    radius_mm = traits.Float(mandatory=True, argstr="-assignment_radial_search %g")
+    fod_file = File(exists=True, mandatory=True, argstr="%s", position=-2)
+    out_file = File("weights.txt", usedefault=True, argstr="%s -force", position=-1)
+    mu_file = File("mu.txt", usedefault=True, argstr="-out_mu %s")
+    act_file = File(exists=True, argstr="-act %s", desc="five-tissue image")
 
 
-class _CountStreamlinesOutputSpec(TraitedSpec):
-    out_file = File(
-        exists=True, desc="(largest label + 1)²; row 0 counts ends outside of all regions"
-    )
+class _WeighStreamlinesOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="text: a weight a streamline")
+    mu_file = File(exists=True, desc="text: factor from weights to fibre density")
 
 
-class CountStreamlines(MRtrixCommand):
-    """``tck2connectome``: how many streamlines join any two regions.
+class WeighStreamlines(MRtrixCommand):
+    """``tcksift2``: weights with which streamlines are as dense as the FODs say."""
 
-    Unassigned streamlines and those within a region are kept: they are what quality is told by.
-    """
-
-    _cmd = "tck2connectome -symmetric -keep_unassigned"
-    input_spec = _CountStreamlinesInputSpec
-    output_spec = _CountStreamlinesOutputSpec
-    fix = "Look whether tractogram and label image are of one space."
+    _cmd = "tcksift2"
+    input_spec = _WeighStreamlinesInputSpec
+    output_spec = _WeighStreamlinesOutputSpec
+    fix = "Look whether FODs and tractogram are of one space."
 
 
 class _MapDensityInputSpec(MRtrixInputSpec):

@@ -12,7 +12,6 @@ import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     Directory,
-    File,
     SimpleInterface,
     TraitedSpec,
     traits,
@@ -21,9 +20,9 @@ from numpy.typing import NDArray
 
 from ..atlases import load_atlas
 from ..bids.predictions import session_entities
-from ..bids.regularization import partial_path, read_lambda, save_lambda_search, save_partial
+from ..bids.regularization import partial_path, save_lambda_search, save_partial
 from ..bids.sidecars import bids_uri
-from ..bids.writers import read_connectome, write_json
+from ..bids.writers import read_connectome
 from ..connectome.partial import (
     LambdaSearch,
     partial_correlation,
@@ -33,7 +32,7 @@ from ..connectome.partial import (
 from ..errors import InputError
 from ..flavors import Flavor
 from ..plan import CohortSession, LambdaSearchPlan
-from .translation import Row, file_stamp, identity, plain_session, problem_row
+from .translation import Row, file_stamp, identity, measured_lambdas, plain_session, problem_row
 
 _log = logging.getLogger(__name__)
 
@@ -42,20 +41,32 @@ BOUNDS = (0.0, 1.0)
 
 
 def correlated_session(
-    session: CohortSession, correlations: Sequence[tuple[str, Path]]
+    session: CohortSession,
+    correlations: Sequence[tuple[str, Path]],
+    *,
+    withheld: Sequence[str] = (),
+    unchanged: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write a session in plain values, with the correlations that its partial ones come from.
+
+    Parameters
+    ----------
+    session, correlations, withheld, unchanged
+        As of `LambdaSearchPlan`.
 
     Returns
     -------
     dict
-        As `plain_session`, and ``correlations``: file by atlas, ``correlation_stamps``.
+        As `plain_session`, and ``correlations``: file by atlas, ``correlation_stamps``,
+        ``withheld``, ``unchanged``.
     """
     return {
         **plain_session(session),
         "label": session.label,
         "correlations": {atlas: str(file) for atlas, file in correlations},
         "correlation_stamps": [file_stamp(file) for _, file in correlations],
+        "withheld": list(withheld),
+        "unchanged": list(unchanged),
     }
 
 
@@ -73,7 +84,8 @@ def plain_search(plan: LambdaSearchPlan, rows: Sequence[Row]) -> list[dict[str, 
     -------
     list of dict
         ``atlas``, ``target_file``, ``target_name``, ``target_sha256``, and ``files``: label, file
-        and stamp of each session that has the correlations.
+        and stamp of each session that has the correlations; ``few_dof``: labels of those that
+        have too few degrees of freedom.
     """
     return [
         {
@@ -87,6 +99,7 @@ def plain_search(plan: LambdaSearchPlan, rows: Sequence[Row]) -> list[dict[str, 
                 for row in rows
                 if target.atlas in row["correlations"]
             ],
+            "few_dof": [row["label"] for row in rows if target.atlas in row["withheld"]],
         }
         for target in plan.targets
     ]  # fmt: skip
@@ -115,6 +128,7 @@ class _SearchLambdaInputSpec(BaseInterfaceInputSpec):
 
 class _SearchLambdaOutputSpec(TraitedSpec):
     regularization = traits.Float(desc="lambda found")
+    source = traits.Str(desc="how it was found, for sidecars")
     out_dir = Directory(desc="what goes into the data set")
 
 
@@ -141,6 +155,9 @@ class SearchLambda(SimpleInterface):
             folder / "tree", flavor, tried=found.tried, errors=found.errors, facts=facts
         )
         self._results["regularization"] = found.lambda_
+        self._results["source"] = (
+            f"searched on {found.n_matrices} matrices against {search['target_name']}"
+        )
         self._results["out_dir"] = str(folder / "tree")
         return runtime
 
@@ -170,6 +187,7 @@ def _facts(
         "Target": {"Name": search["target_name"], "SHA256": search["target_sha256"]},
         "NumberOfMatrices": found.n_matrices,
         "LeftOut": list(left_out),
+        "FewDegreesOfFreedom": list(search.get("few_dof", ())),
         "SmallestEigenvalue": found.smallest_eigenvalue,
         "Bounds": list(BOUNDS),
         "IsAtBound": found.lambda_ == BOUNDS[1],
@@ -180,13 +198,15 @@ class _RegularizeInputSpec(BaseInterfaceInputSpec):
     sessions = traits.List(traits.Dict, mandatory=True, desc="see correlated_session")
     atlases = traits.List(traits.Str, mandatory=True, desc="atlases searched for")
     lambdas = traits.List(traits.Float, mandatory=True, desc="lambda of each")
+    lambda_sources = traits.List(traits.Str, mandatory=True, desc="where each comes from")
     sources_root = traits.Str(desc="root of the data set of measured connectomes")
     sources_name = traits.Str(desc="name of that data set in DatasetLinks")
 
 
 class _RegularizeOutputSpec(TraitedSpec):
-    sessions = traits.List(traits.Dict, desc="sessions with the partial correlations made here")
-    problems_file = File(desc="files that cannot be used (JSON)")
+    sessions = traits.List(
+        traits.Dict, desc="sessions with the partial correlations made here, and their problems"
+    )
     out_dir = Directory(desc="what goes into the data set")
 
 
@@ -201,8 +221,6 @@ class Regularize(SimpleInterface):
         (folder / "tree").mkdir(exist_ok=True)
         work = _Regularization(self.inputs, folder / "tree")
         self._results["sessions"] = [work.session(row) for row in self.inputs.sessions]
-        write_json(folder / "problems.json", {"problems": work.problems})
-        self._results["problems_file"] = str(folder / "problems.json")
         self._results["out_dir"] = str(folder / "tree")
         return runtime
 
@@ -214,13 +232,16 @@ class _Regularization:
         self.inputs = inputs
         self.root = root
         self.lambdas = dict(zip(inputs.atlases, inputs.lambdas, strict=True))
-        self.problems: list[dict[str, str]] = []
+        self.lambda_sources = dict(zip(inputs.atlases, inputs.lambda_sources, strict=True))
 
     def session(self, row: Row) -> dict[str, Any]:
-        """Make a session's partial correlations; measured ones of these atlases are dropped."""
+        """Make a session's partial correlations; other measured ones are dropped."""
+        problems: list[dict[str, str]] = []
         files = dict(zip(row["flavors"], row["files"], strict=True))
         made: dict[str, str] = {}
         for atlas, lambda_ in self.lambdas.items():
+            if atlas in row["unchanged"]:
+                continue
             name = f"FCpcorr_{atlas}_hpf"
             is_measured = files.pop(name, None) is not None
             if atlas in row["correlations"]:
@@ -228,9 +249,9 @@ class _Regularization:
                     made[name] = self._make(row, name, lambda_)
                 except InputError as error:
                     _log.error("%s: %s", row["label"], error)
-                    self.problems.append(problem_row(row, name, error))
-            elif is_measured:
-                self.problems.append(problem_row(row, name, _without_correlations(row, name)))
+                    problems.append(problem_row(row, name, error))
+            elif is_measured and atlas not in row["withheld"]:
+                problems.append(problem_row(row, name, _without_correlations(row, name)))
         lambdas = {name: self.lambdas[Flavor.parse(name).atlas] for name in made}
         files |= {name: str(self.root / path) for name, path in made.items()}
         return {
@@ -239,7 +260,8 @@ class _Regularization:
             "files": list(files.values()),
             "stamps": [file_stamp(Path(file)) for file in files.values()],
             "made": made,
-            "regularization": {**_measured_lambdas(files, made), **lambdas},
+            "regularization": {**measured_lambdas(files, without=made), **lambdas},
+            "problems": problems,
         }
 
     def _make(self, row: Row, name: str, lambda_: float) -> str:
@@ -254,6 +276,7 @@ class _Regularization:
             flavor,
             partial_of_present(correlation, lambda_, where=str(file)),
             lambda_=lambda_,
+            lambda_source=self.lambda_sources[flavor.atlas],
             correlation_file=file,
             sources=[self._uri(file)],
         )
@@ -294,18 +317,11 @@ def partial_of_present(
     return whole
 
 
-def _measured_lambdas(files: Mapping[str, str], made: Mapping[str, str]) -> dict[str, float]:
-    """Lambda of the partial correlations that stay as measured, where their sidecars say it."""
-    measured = [name for name in files if name.startswith("FCpcorr_") and name not in made]
-    found = {name: read_lambda(Path(files[name])) for name in measured}
-    return {name: value for name, value in found.items() if value is not None}
-
-
 def _without_correlations(row: Row, name: str) -> InputError:
     """Error of a session whose partial correlation is left out."""
     correlation = name.replace("FCpcorr", "FCcorr")
     return InputError(
-        f"{name} is left out: without {correlation} it cannot be made with the lambda found",
+        f"{name} is left out: without {correlation} it cannot be made with the cohort's lambda",
         where=row["label"],
-        fix=f"Measure {correlation}, too, or leave the search out.",
+        fix=f"Measure {correlation}, too, or {name} with the lambda that the group level names.",
     )

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -35,6 +38,38 @@ class DrawFigure(SimpleInterface):
 
         out_file = Path(runtime.cwd) / f"{self.inputs.kind}.png"
         draw_figure(self.inputs.kind, Path(self.inputs.in_file), out_file)
+        self._results["out_file"] = str(out_file)
+        return runtime
+
+
+class _DrawCoverageInputSpec(BaseInterfaceInputSpec):
+    labels_files = traits.List(
+        File(exists=True), mandatory=True, desc="label images, one an atlas"
+    )
+    atlases = traits.List(traits.Str, mandatory=True, desc="names of the atlases, in that order")
+    qc_file = File(exists=True, mandatory=True, desc="quality measures with `regions` (JSON)")
+
+
+class DrawCoverage(SimpleInterface):
+    """Draw how much of each region a series covers."""
+
+    input_spec = _DrawCoverageInputSpec
+    output_spec = _DrawFigureOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from ..report.coverage_figure import draw_coverage
+
+        regions = json.loads(Path(self.inputs.qc_file).read_text("utf-8"))["regions"]
+        images: list[Any] = [nib.load(file) for file in self.inputs.labels_files]
+        out_file = Path(runtime.cwd) / "coverage.png"
+        draw_coverage(
+            {
+                atlas: (np.asanyarray(image.dataobj).squeeze(), image.affine)
+                for atlas, image in zip(self.inputs.atlases, images, strict=True)
+            },
+            regions,
+            out_file,
+        )
         self._results["out_file"] = str(out_file)
         return runtime
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Checks of diffusion data, five-tissue images, and connectomes from counted streamlines."""
+"""Checks of diffusion data, five-tissue images, and what figures are drawn from."""
 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,26 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 
 from ..atlases import load_atlas
-from ..connectome.structural import (
-    StructuralConnectomes,
-    build_connectomes,
-    tractogram_bytes,
-)
+from ..connectome.structural import tractogram_bytes
 from ..errors import InputError, ResourceError
-from ..images import diffusion, five_tissue, stream, tractograms
+from ..images import alignment, diffusion, five_tissue, gradient_check, stream
+from ..images.fod_colours import orientation_colours
+from ..images.streamline_ends import AssignedStreamlines
+from ..images.transforms import moved_affine
+from .atlases import transform_steps
+
+_log = logging.getLogger(__name__)
+
+#: What is told of FODs where there is nothing to tell tissues apart by.
+SINGLE_TISSUE = "FODs of white matter alone (tournier, csd): the series has no b = 0 volume"
+
+#: Volumes of an image of FODs that colours are made of: harmonics (0, 0), (2, 0) and (2, 2).
+COLOUR_VOLUMES = "0,3,5"
 
 #: Least share of the brain mask that a five-tissue image must cover to be in the same space.
 LEAST_TISSUE_OVERLAP = 0.5
+#: Voxels of the series below which a brain has no shape to be compared by.
+LEAST_BRAIN_VOXELS = 3000
 
 
 class _CheckDiffusionInputSpec(BaseInterfaceInputSpec):
@@ -38,6 +49,7 @@ class _CheckDiffusionInputSpec(BaseInterfaceInputSpec):
     bval_file = File(exists=True, mandatory=True)
     bvec_file = File(exists=True, mandatory=True)
     mask_file = File(exists=True, mandatory=True)
+    force = traits.Bool(False, usedefault=True, desc="take b-vectors that seem to be wrong")
     n_streamlines = traits.Int(0, usedefault=True, desc="to be made of each tractogram")
     point_spacing_mm = traits.List(
         traits.Float(),
@@ -53,6 +65,8 @@ class _CheckDiffusionOutputSpec(TraitedSpec):
     )
     b0_file = File(exists=True, desc="mean of the volumes without weighting")
     n_shells = traits.Int(desc="shells beside b = 0")
+    response_algorithm = traits.Str(desc="of dwi2response: dhollander, or tournier without b = 0")
+    fod_algorithm = traits.Str(desc="of dwi2fod: msmt_csd, or csd without b = 0")
     erosion = traits.Int(desc="voxels by which responses are to be kept from the mask's border")
     facts_file = File(exists=True, desc="JSON: what the series is")
 
@@ -73,26 +87,67 @@ class CheckDiffusion(SimpleInterface):
         table = diffusion.read_gradients(
             Path(inputs.bval_file), Path(inputs.bvec_file), n_volumes=header.n_volumes
         )
-        stream.load_on_grid(Path(inputs.mask_file), header, kind="brain mask")
-        mean = diffusion.average_volumes(header, table.bvals == 0)
-        bvec_file, bval_file = folder / "gradients.bvec", folder / "gradients.bval"
-        np.savetxt(bvec_file, table.bvecs.T, fmt="%.8f")
-        np.savetxt(bval_file, table.bvals[None], fmt="%.6g")
-        b0_file = folder / "b0.nii.gz"
-        nib.save(nib.Nifti1Image(mean, header.affine), b0_file)
-        facts = {
-            "n_volumes": header.n_volumes,
-            "n_b0": int((table.bvals == 0).sum()),
-            "shells": ", ".join(map(str, table.shells)),
-            "directions": ", ".join(map(str, table.shell_sizes)),
-            "voxel_mm": round(diffusion.voxel_size(header.affine), 4),
-        }
+        mask = stream.load_on_grid(Path(inputs.mask_file), header, kind="brain mask")
+        sums = gradient_check.TensorSums(table, np.asarray(mask) > 0, header.affine)
+        mean = diffusion.average_volumes(header, table.reference, visit=sums.add)
+        axes = gradient_check.check_axes(sums)
+        require_axes(axes, bvec_file=Path(inputs.bvec_file), force=inputs.force)
+        nib.save(nib.Nifti1Image(mean, header.affine), folder / "b0.nii.gz")
+        facts = describe_series(table, header.affine) | {"bvec_gain": round(axes.gain, 3)}
         self._results["facts_file"] = write_facts(folder, facts)
-        self._results["gradient_files"] = (str(bvec_file), str(bval_file))
-        self._results["b0_file"] = str(b0_file)
+        self._results["gradient_files"] = write_gradients(folder, table)
+        self._results["b0_file"] = str(folder / "b0.nii.gz")
         self._results["n_shells"] = len(table.shells)
+        has_b0 = bool(facts["n_b0"])
+        self._results["response_algorithm"] = "dhollander" if has_b0 else "tournier"
+        self._results["fod_algorithm"] = "msmt_csd" if has_b0 else "csd"
         self._results["erosion"] = diffusion.border_voxels(header.affine)
         return runtime
+
+
+def write_gradients(folder: Path, table: diffusion.GradientTable) -> tuple[str, str]:
+    """Write b-vectors and b-values as they are used; give both files."""
+    bvec_file, bval_file = folder / "gradients.bvec", folder / "gradients.bval"
+    np.savetxt(bvec_file, table.bvecs.T, fmt="%.8f")
+    np.savetxt(bval_file, table.bvals[None], fmt="%.6g")
+    return str(bvec_file), str(bval_file)
+
+
+def describe_series(
+    table: diffusion.GradientTable, affine: NDArray[np.floating]
+) -> dict[str, Any]:
+    """Measures of quality that tell what a series is."""
+    n_b0 = int((table.bvals == 0).sum())
+    return {
+        "n_volumes": table.bvals.size,
+        "n_b0": n_b0,
+        "shells": ", ".join(map(str, table.shells)),
+        "directions": ", ".join(map(str, table.shell_sizes)),
+        "voxel_mm": round(diffusion.voxel_size(affine), 4),
+        **({} if n_b0 else {"fods_bias": SINGLE_TISSUE}),
+    }
+
+
+def require_axes(axes: gradient_check.AxisCheck, *, bvec_file: Path, force: bool) -> None:
+    """Refuse b-vectors whose axes do not fit the series; with `force`, warn.
+
+    Raises
+    ------
+    InputError
+        If fibres hang together clearly better with their axes in another arrangement.
+    """
+    if not axes.is_wrong:
+        return
+    problem = InputError(
+        f"b-vectors seem to be wrong: with the rows {axes.describe()} in place of x, y, z, "
+        f"{100 * (axes.gain - 1):.0f}% more neighbouring voxels of white matter are connected",
+        where=str(bvec_file),
+        fix="Look at the b-vectors of the raw series (dwigradcheck); --force takes them as they "
+        "are.",
+    )
+    if not force:
+        raise problem
+    _log.warning("%s", problem)
 
 
 def require_room(folder: Path, n_bytes: int) -> None:
@@ -127,6 +182,9 @@ class _PrepareFiveTissueInputSpec(BaseInterfaceInputSpec):
     probability_files = traits.List(
         File(exists=True), minlen=3, maxlen=3, desc="maps of grey matter, white matter and CSF"
     )
+    steps = traits.List(
+        traits.Dict(), desc="rigid way of five_tissue_file to the DWI, as plain_steps gives it"
+    )
     mask_file = File(exists=True, mandatory=True, desc="brain mask of the DWI")
 
 
@@ -147,6 +205,9 @@ class PrepareFiveTissue(SimpleInterface):
             tissues, affine = diffusion.read_values(Path(where))
         else:
             where, tissues, affine = self._make()
+        if isdefined(inputs.steps) and inputs.steps:
+            affine = moved_affine(affine, transform_steps(inputs.steps))
+        if not isdefined(inputs.five_tissue_file) or inputs.steps:
             out_file = str(Path(runtime.cwd) / "five_tissue.nii.gz")
             nib.save(nib.Nifti1Image(tissues, affine), out_file)
         five_tissue.check_tissues(tissues, where=where)
@@ -172,14 +233,20 @@ class PrepareFiveTissue(SimpleInterface):
 
 
 def require_overlap(
-    tissues: NDArray[np.floating], affine: NDArray[np.floating], *, mask_file: Path, where: str
+    tissues: NDArray[np.floating],
+    affine: NDArray[np.floating],
+    *,
+    mask_file: Path,
+    where: str,
+    what: str = "tissues",
 ) -> None:
     """Refuse a five-tissue image that lies elsewhere than the brain of the series.
 
     Raises
     ------
     InputError
-        If it covers less than `LEAST_TISSUE_OVERLAP` of the mask.
+        If it covers less than `LEAST_TISSUE_OVERLAP` of the mask, or a rigid movement by far more
+        than registrations err makes it fit better.
     """
     mask, mask_affine = diffusion.read_values(mask_file)
     inside = mask > 0.5
@@ -189,175 +256,55 @@ def require_overlap(
     share = float(brain[inside].mean()) if inside.any() else 0.0
     if share < LEAST_TISSUE_OVERLAP:
         raise InputError(
-            f"tissues cover {share:.0%} of the diffusion brain mask: another space, or an empty "
+            f"{what} cover {share:.0%} of the diffusion brain mask: another space, or an empty "
             "mask",
             where=f"{where}; {mask_file}",
-            fix="Give tissues in the space of the preprocessed diffusion series.",
+            fix=f"Give {what} in the space of the preprocessed diffusion series.",
+        )
+    if min(inside.sum(), brain.sum()) < LEAST_BRAIN_VOXELS:
+        return
+    misfit = alignment.measure_misfit(tissues.sum(axis=-1) > 0.5, affine, inside, mask_affine)
+    if misfit.is_wrong:
+        raise InputError(
+            f"{what} lie {misfit.shift_mm:.0f} mm and {misfit.turn_degrees:.0f} degrees off the "
+            f"diffusion brain mask (overlap {misfit.dice:.2f}, moved so {misfit.best_dice:.2f})",
+            where=f"{where}; {mask_file}",
+            fix="Look whether the transform between native and ACPC space belongs to this "
+            "participant and session, or run QSIPrep again.",
         )
 
 
-class _MeasureTractogramInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc=".tck or .tck.gz")
-    algorithm = traits.Str(mandatory=True, desc="ifod2act or sdstream")
-    n_wanted = traits.Int(0, usedefault=True, desc="streamlines asked for; 0 for a ready file")
+class _CheckPlacementInputSpec(BaseInterfaceInputSpec):
+    labels_file = File(exists=True, mandatory=True, desc="FreeSurfer codes, brought to the DWI")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask of the DWI")
+    reference_file = File(exists=True, mandatory=True, desc="handed on where all is well")
+    where = traits.Str("", usedefault=True, desc="segmentation and transforms, for messages")
 
 
-class _MeasureTractogramOutputSpec(TraitedSpec):
-    tractogram_file = File(exists=True, desc=".tck")
-    lengths_file = File(exists=True, desc="(n_streamlines,) mm, .npy")
-    facts_file = File(exists=True, desc="JSON: number, lengths, differences from the training")
+class _CheckPlacementOutputSpec(TraitedSpec):
+    reference_file = File(exists=True, desc="that of the inputs")
 
 
-class MeasureTractogram(SimpleInterface):
-    """Read a tractogram, made or given, from end to end: number and lengths of streamlines."""
+class CheckPlacement(SimpleInterface):
+    """Refuse transforms by which FreeSurfer's labels do not come to lie in the brain.
 
-    input_spec = _MeasureTractogramInputSpec
-    output_spec = _MeasureTractogramOutputSpec
+    What needs labels takes the reference from here, so that none are made where they are wrong.
+    """
+
+    input_spec = _CheckPlacementInputSpec
+    output_spec = _CheckPlacementOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        folder, algorithm = Path(runtime.cwd), self.inputs.algorithm
-        given = Path(self.inputs.in_file)
-        file = tractograms.unpack_tractogram(given, folder / f"{algorithm}.tck")
-        header = tractograms.read_header(file)
-        lengths = tractograms.measure_streamlines(file)
-        n_wanted = int(self.inputs.n_wanted)
-        facts = {
-            "source": "tracked" if n_wanted else f"given: {given.name}",
-            "n_streamlines": int(lengths.size),
-            "n_streamlines_wanted": n_wanted or int(lengths.size),
-            "n_seeds": int(header.get("total_count", 0)),
-            "median_length_mm": float(np.median(lengths)),
-            "mean_length_mm": float(lengths.mean()),
-            "bias": "; ".join(tractograms.describe_bias(header, algorithm=algorithm)),
-        }
-        named = {f"{algorithm}_{key}": value for key, value in facts.items()}
-        np.save(folder / "lengths.npy", lengths)
-        self._results["tractogram_file"] = str(file)
-        self._results["lengths_file"] = str(folder / "lengths.npy")
-        self._results["facts_file"] = write_facts(folder, named)
+        inputs = self.inputs
+        labels, affine = diffusion.read_values(Path(inputs.labels_file))
+        tissues = five_tissue.tissues_from_labels(np.rint(labels).astype(np.int32))
+        where = inputs.where or inputs.labels_file
+        require_overlap(
+            tissues, affine, mask_file=Path(inputs.mask_file), where=where, what="FreeSurfer's "
+            "labels",
+        )  # fmt: skip
+        self._results["reference_file"] = inputs.reference_file
         return runtime
-
-
-class _BuildConnectomesInputSpec(BaseInterfaceInputSpec):
-    algorithms = traits.List(traits.Str(), mandatory=True)
-    atlases = traits.List(traits.Str(), mandatory=True)
-    counts_files = traits.List(
-        File(exists=True), mandatory=True, desc="all atlases of the first algorithm, and so on"
-    )
-    labels_files = traits.List(File(exists=True), mandatory=True, desc="one an atlas")
-    volumes_file = File(exists=True, mandatory=True, desc="JSON: atlas -> mm3 of each region")
-    facts_files = traits.List(File(exists=True), mandatory=True, desc="JSON, flat")
-    mask_file = File(exists=True, desc="brain mask of the series")
-    radius_mm = traits.Float(mandatory=True, desc="told in the quality file")
-
-
-class _BuildConnectomesOutputSpec(TraitedSpec):
-    connectomes_file = File(exists=True, desc=".npz: flavor -> (R, R)")
-    qc_file = File(exists=True, desc="JSON")
-
-
-class BuildConnectomes(SimpleInterface):
-    """Turn counts into connectomes: full set of regions, training scale, volumes."""
-
-    input_spec = _BuildConnectomesInputSpec
-    output_spec = _BuildConnectomesOutputSpec
-
-    def _run_interface(self, runtime: Any) -> Any:
-        inputs, folder = self.inputs, Path(runtime.cwd)
-        volumes = json.loads(Path(inputs.volumes_file).read_text("utf-8"))
-        regions = {
-            atlas: describe_regions(atlas, Path(labels), volumes[atlas], mask_file=self._mask())
-            for atlas, labels in zip(inputs.atlases, inputs.labels_files, strict=True)
-        }
-        pairs = [(algorithm, atlas) for algorithm in inputs.algorithms for atlas in inputs.atlases]
-        matrices: dict[str, Any] = {}
-        facts = merge_facts([Path(file) for file in inputs.facts_files])
-        facts["assignment_radius_mm"] = inputs.radius_mm
-        for (algorithm, atlas), file in zip(pairs, inputs.counts_files, strict=True):
-            made = connect_counts(Path(file), regions[atlas], algorithm=algorithm, atlas=atlas)
-            matrices[f"SC{algorithm}_{atlas}_count"] = made.count
-            matrices[f"SC{algorithm}_{atlas}_volnorm"] = made.volnorm
-            facts |= {f"{algorithm}_{atlas}_{key}": made.quality[key] for key in made.quality}
-        np.savez(folder / "connectomes.npz", **matrices)
-        (folder / "qc.json").write_text(json.dumps({**facts, "regions": regions}), "utf-8")
-        self._results["connectomes_file"] = str(folder / "connectomes.npz")
-        self._results["qc_file"] = str(folder / "qc.json")
-        return runtime
-
-    def _mask(self) -> Path | None:
-        return Path(self.inputs.mask_file) if isdefined(self.inputs.mask_file) else None
-
-
-def merge_facts(files: list[Path]) -> dict[str, Any]:
-    """Put the flat dictionaries of several files into one."""
-    merged: dict[str, Any] = {}
-    for file in files:
-        merged |= json.loads(file.read_text("utf-8"))
-    return merged
-
-
-def describe_regions(
-    atlas: str, labels_file: Path, volumes_mm3: list[float], *, mask_file: Path | None
-) -> dict[str, Any]:
-    """Say of each region how large it is, whether it is there and in the brain mask.
-
-    Returns
-    -------
-    dict
-        ``volume_mm3`` and ``coverage`` (a value a region), ``present`` (likewise), ``missing``
-        and ``volume_set_to_one_voxel`` (names), and ``without_streamlines`` (empty yet; names by
-        algorithm).
-
-    Notes
-    -----
-    A region may be in the image that streamlines are assigned with, yet so small in that which
-    volumes are measured from that no voxel is left of it. It counts as one voxel: in the mean of
-    two volumes the other one decides anyway.
-    """
-    names = load_atlas(atlas).region_names
-    values, affine = diffusion.read_values(labels_file)
-    labels = np.rint(values).astype(np.int32)
-    known = labels[(labels > 0) & (labels <= len(names))]
-    present = np.bincount(known, minlength=len(names) + 1)[1:] > 0
-    coverage = present.astype(np.float64)
-    if mask_file is not None:
-        mask, mask_affine = diffusion.read_values(mask_file)
-        inside = diffusion.sample_nearest(
-            mask > 0.5, mask_affine, target_affine=affine, target_shape=labels.shape
-        )
-        coverage = diffusion.region_coverage(labels, inside, n_regions=len(names))
-    volumes = np.asarray(volumes_mm3, dtype=np.float64)
-    tiny = present & (volumes <= 0)
-    volumes = np.where(tiny, diffusion.voxel_size(affine) ** 3, volumes)
-    return {
-        "volume_mm3": [round(float(volume), 3) for volume in volumes],
-        "coverage": [round(float(share), 4) for share in coverage],
-        "present": present.tolist(),
-        "missing": [name for name, there in zip(names, present, strict=True) if not there],
-        "volume_set_to_one_voxel": [
-            name for name, small in zip(names, tiny, strict=True) if small
-        ],
-        "without_streamlines": {},
-    }
-
-
-def connect_counts(
-    file: Path, regions: dict[str, Any], *, algorithm: str, atlas: str
-) -> StructuralConnectomes:
-    """Read a table of counts and build its connectomes.
-
-    The names of regions that no streamline reaches are added to `regions`.
-    """
-    table = np.loadtxt(file, delimiter=",", comments="#", ndmin=2)
-    made = build_connectomes(
-        table,
-        present=np.array(regions["present"], dtype=bool),
-        volumes_mm3=np.array(regions["volume_mm3"], dtype=np.float64),
-    )
-    names = load_atlas(atlas).region_names
-    idle = zip(names, made.counts.idle_regions, strict=True)
-    regions["without_streamlines"][algorithm] = [name for name, alone in idle if alone]
-    return made
 
 
 class _CollectOverviewInputSpec(BaseInterfaceInputSpec):
@@ -365,7 +312,8 @@ class _CollectOverviewInputSpec(BaseInterfaceInputSpec):
     density_file = File(exists=True, mandatory=True, desc="streamlines a voxel, on that grid")
     five_tissue_file = File(exists=True)
     algorithms = traits.List(traits.Str(), mandatory=True)
-    lengths_files = traits.List(File(exists=True), mandatory=True, desc="one an algorithm")
+    assignments_files = traits.List(File(exists=True), mandatory=True, desc="one an algorithm")
+    fod_file = File(exists=True, desc="coefficients that orientation_colours needs")
 
 
 class _CollectOverviewOutputSpec(TraitedSpec):
@@ -389,14 +337,30 @@ class CollectOverview(SimpleInterface):
             tissues = diffusion.sample_nearest(
                 values, tissue_affine, target_affine=affine, target_shape=background.shape
             )
-        lengths = {
-            f"lengths_{algorithm}": np.load(file)
-            for algorithm, file in zip(inputs.algorithms, inputs.lengths_files, strict=True)
-        }
+        ends: dict[str, Any] = {}
+        for algorithm, name in zip(inputs.algorithms, inputs.assignments_files, strict=True):
+            ends |= describe_ends(AssignedStreamlines.load(Path(name)), algorithm)
+        if isdefined(inputs.fod_file):
+            fods, fod_affine = diffusion.read_values(Path(inputs.fod_file))
+            ends["orientation"] = diffusion.sample_nearest(
+                orientation_colours(fods),
+                fod_affine,
+                target_affine=affine,
+                target_shape=background.shape,
+            )
         file = Path(runtime.cwd) / "overview.npz"
         np.savez(
             file, background=background, affine=affine, five_tissue=tissues, density=density,
-            **lengths,
+            **ends,
         )  # fmt: skip
         self._results["overview_file"] = str(file)
         return runtime
+
+
+def describe_ends(found: AssignedStreamlines, algorithm: str) -> dict[str, NDArray[Any]]:
+    """Lengths of streamlines, and the number of ends in each region by atlas, for figures."""
+    arrays: dict[str, NDArray[Any]] = {f"lengths_{algorithm}": found.lengths_mm}
+    for atlas, regions in found.regions.items():
+        counted = np.bincount(regions.ravel(), minlength=load_atlas(atlas).n_regions + 1)
+        arrays[f"ends_{algorithm}_{atlas}"] = counted[1:]
+    return arrays

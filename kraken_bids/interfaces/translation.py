@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,12 @@ from ..bids.predictions import (
     save_session_sidecar,
     session_entities,
 )
+from ..bids.regularization import read_lambda
 from ..bids.sidecars import bids_uri
 from ..bids.writers import read_connectome, write_json
 from ..connectome.adaptation import ADAPTATIONS
 from ..connectome.edges import edges_to_matrix, matrix_to_edges
+from ..connectome.similarity import correlate_with_mean
 from ..errors import InputError, KrakenBIDSError, ModelError, UsageError
 from ..flavors import Flavor
 from ..plan import CohortSession
@@ -151,6 +153,8 @@ class ReadConnectomes(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         _, plan = open_plan(self.inputs)
         edges, problems = read_batch(self.inputs.sessions, plan.flavors)
+        earlier = [row for session in self.inputs.sessions for row in session.get("problems", ())]
+        problems = [*earlier, *problems]
         folder = Path(runtime.cwd)
         save_arrays(folder / "edges.npz", edges)
         write_json(folder / "problems.json", {"problems": problems})
@@ -228,12 +232,20 @@ def identity(session: Row) -> tuple[str, str | None]:
     return session["participant"], session["session"]
 
 
-def _regularization(session: Row, members: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Lambda by flavor of those used, where the group level searched for any."""
-    if "regularization" not in session:
-        return {}
-    known = session["regularization"]
-    return {"regularization": {name: known[name] for name in members if name in known}}
+def session_lambdas(session: Row) -> dict[str, float]:
+    """Lambda of a session's partial correlations by flavor, where it is known."""
+    if "regularization" in session:
+        return dict(session["regularization"])
+    return measured_lambdas(dict(zip(session["flavors"], session["files"], strict=True)))
+
+
+def measured_lambdas(
+    files: Mapping[str, str], *, without: Container[str] = ()
+) -> dict[str, float]:
+    """Lambda of measured partial correlations by flavor, where their sidecars say it."""
+    measured = [name for name in files if name.startswith("FCpcorr_") and name not in without]
+    found = {name: read_lambda(Path(files[name])) for name in measured}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def load_fitted(file: Path, bundle: Any, means: Any | None = None) -> dict[str, Any]:
@@ -342,6 +354,7 @@ class _Translation:
             self.measured = {flavor: stored[flavor] for flavor in self.plan.flavors}
         self.adaptations = None
         self.sidecars: dict[int, list[dict[str, Any]]] = {}
+        self.lambdas = [session_lambdas(session) for session in self.sessions]
         if isdefined(inputs.adaptation_file):
             self.adaptations = load_fitted(Path(inputs.adaptation_file), self.bundle)
 
@@ -375,9 +388,18 @@ class _Translation:
             save_session_sidecar(
                 self.root, session_entities(*identity(self.sessions[row])), sidecars
             )
+        sums |= self._similarities()
         sums |= {f"latent/{name}": latent for name, latent in latents.items()}
         sums |= {f"n_inputs/{name}": n for name, n in n_inputs.items()}
         return sums | {f"filled/{name}": n for name, n in self.adapted.n_filled.items()}
+
+    def _similarities(self) -> dict[str, NDArray]:
+        """How the connectomes as measured correlate with the model's training means."""
+        return {
+            f"similarity/{flavor}": correlate_with_mean(edges, mean)
+            for flavor, edges in self.measured.items()
+            if (mean := self.bundle.training_mean(flavor)) is not None
+        }
 
     def _with_fusions(
         self, encoded: Mapping[str, NDArray]
@@ -482,7 +504,11 @@ class _Translation:
                 for name in members
                 if self.adapted.n_filled[name][row]
             },
-            **_regularization(session, members),
+            "regularization": {
+                name: value for name, value in self.lambdas[row].items() if name in members
+            }
+            if self.lambdas[row]
+            else None,
         }
 
     def _uri(self, session: Row, flavor: str, file: str) -> str:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,55 @@ def load_adaptations(path: Path) -> dict[str, Adaptation]:
 def load_provenance(path: Path) -> dict[str, Any]:
     """Read what `save_adaptations` was given as provenance."""
     return dict(_read(path)[0].get("provenance", {}))
+
+
+def lambda_provenance(
+    lambdas: Iterable[Mapping[str, float]], flavors: Collection[str]
+) -> dict[str, Any]:
+    """What an adaptation's provenance says of the partial correlations that it was fitted on.
+
+    Parameters
+    ----------
+    lambdas
+        Of each participant, lambda by flavor where it is known.
+    flavors
+        Those that were fitted.
+
+    Returns
+    -------
+    dict
+        ``pcorr_lambda``, by flavor; ``pcorr_lambda_mixed``: all values of flavors with several.
+        Either is absent where it would be empty.
+    """
+    values: dict[str, set[float]] = {}
+    for row in lambdas:
+        for flavor, value in row.items():
+            if flavor in flavors:
+                values.setdefault(flavor, set()).add(value)
+    one = {flavor: next(iter(found)) for flavor, found in values.items() if len(found) == 1}
+    mixed = {flavor: sorted(found) for flavor, found in values.items() if len(found) > 1}
+    told = {"pcorr_lambda": one, "pcorr_lambda_mixed": mixed}
+    return {key: value for key, value in told.items() if value}
+
+
+def fitted_lambdas(path: Path) -> dict[str, float]:
+    """Lambda by flavor of the partial correlations that an adaptation was fitted on.
+
+    Raises
+    ------
+    ResourceError
+        If the file is no adaptation.
+    """
+    known = load_provenance(path).get("pcorr_lambda", {})
+    return {
+        name if name.startswith("FCpcorr_") else f"FCpcorr_{name}_hpf": float(value)
+        for name, value in known.items()
+    }
+
+
+def is_same_lambda(first: float, second: float) -> bool:
+    """Whether two lambdas are one but for rounding in what a person typed."""
+    return math.isclose(first, second, rel_tol=1e-6)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

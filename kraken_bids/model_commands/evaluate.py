@@ -257,7 +257,11 @@ def _save(
     if arguments.save_adaptation:
         from ..model.adaptation_file import save_adaptations
 
-        provenance = {"model": setup.bundle.name, "model_sha256": setup.bundle.sha256}
+        provenance = {
+            "model": setup.bundle.name,
+            "model_sha256": setup.bundle.sha256,
+            **setup.lambdas,
+        }
         save_adaptations(arguments.save_adaptation, reader.fits, provenance=provenance)
     rows = output.save(_facts(setup, reader, arguments))
     fewest = min(row["n_participants"] for row in rows)

@@ -151,7 +151,11 @@ def _predict(setup: Setup, arguments: argparse.Namespace, *, n_threads: int) -> 
     told.close()
     tell_reading(reader)
     if arguments.save_adaptation:
-        provenance = {"model": setup.bundle.name, "model_sha256": setup.bundle.sha256}
+        provenance = {
+            "model": setup.bundle.name,
+            "model_sha256": setup.bundle.sha256,
+            **setup.lambdas,
+        }
         save_adaptations(arguments.save_adaptation, reader.fits, provenance=provenance)
         _log.info("%s: adaptations of %d fits", arguments.save_adaptation, len(reader.fits))
     facts = setup.facts(cohort.present)

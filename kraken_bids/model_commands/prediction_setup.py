@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from ..model.cohort_reading import CohortReader
 from ..model.devices import parse_device
 from ..model.fusion import PlannedSource, plan_predictions, resolve_fusions, resolve_members
 from ..model.translation import adaptation_key
+from .input_lambdas import check_lambdas, fit_provenance
 from .options import ProblemList, open_model, parse_pairs
 
 _log = logging.getLogger(__name__)
@@ -70,6 +72,10 @@ class Setup:
         As typed.
     fusions
         Members by name.
+    where
+        File or folder of each input.
+    lambdas
+        Of partial correlations that are fitted on, for the provenance of a saved adaptation.
     """
 
     bundle: Bundle
@@ -85,6 +91,7 @@ class Setup:
     arguments: argparse.Namespace
     fusions: Mapping[str, tuple[str, ...]]
     where: Mapping[str, str] = field(default_factory=dict)
+    lambdas: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def sources(self) -> tuple[PlannedSource, ...]:
@@ -350,6 +357,11 @@ def _make_setup(
         arguments=arguments,
         fusions=fusions,
         where={name: one.where for name, one in inputs.inputs.items()},
+        lambdas=fit_provenance(
+            arguments.adaptation, settled.sample.inputs if settled.sample else None, flavors
+        )
+        if arguments.save_adaptation
+        else {},
     )
 
 
@@ -451,6 +463,7 @@ def _settle_adaptation(
     sites = _sites(arguments, inputs.participants)
     if Path(arguments.adaptation).is_file():
         fits = _load_fits(Path(arguments.adaptation), bundle, inputs, flavors, sites)
+        problems.add(check_lambdas(Path(arguments.adaptation), inputs, flavors))
         return _Settled(next(iter(fits.values())).mode, sites, fits=fits, keys=tuple(fits))
     mode = resolve_mode(arguments.adaptation)
     if mode == "none" or not flavors:

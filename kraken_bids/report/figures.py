@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, UsageError, suggest
 from .cohort_figures import MEASURES, draw_adaptation, draw_identification, draw_latents
+from .functional_figure import draw_functional_qc
 from .matrices import draw_connectomes, draw_predictions
-from .quality_figures import draw_functional_qc, draw_structural_qc
+from .quality_figures import draw_structural_qc
 
 __all__ = [
     "FIGURES",

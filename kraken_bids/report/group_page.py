@@ -14,8 +14,10 @@ from urllib.parse import quote
 import numpy as np
 
 from ..bids.names import page_path
+from ..bids.own_atlas import GROUP, PARTICIPANT
 from ..errors import InputError, KrakenBIDSError
 from ..flavors import Flavor
+from .anchors import SIMILARITY
 from .cohort_figures import draw_adaptation, draw_identification, draw_latents
 from .found import (
     FoundSession,
@@ -30,6 +32,12 @@ from .found import (
 from .html import Cell, Grid, Notice, Picture, as_text, n_of, provenance, render
 from .participant_page import DRAWN_SOURCES, Matrix, pair_picture
 from .search_section import find_searches, lambda_warnings, search_grid, search_pictures
+from .similarity_section import (
+    read_similarities,
+    similarity_grid,
+    similarity_pictures,
+    similarity_warnings,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +103,7 @@ def build_group_page(
     people = {measured.participant for measured, _ in sessions}
     pictures, text = _prediction_pictures(sessions)
     searches = list(find_searches(group_dir))
+    similarities = read_similarities(read_rows(group_dir / "desc-participant_qc.tsv"))
     sections = _SECTIONS if searches else tuple(row for row in _SECTIONS if row[0] != "lambda")
     context = {
         "title": str(description.get("Name", "")) or dataset_dir.name or "Cohort",
@@ -103,6 +112,7 @@ def build_group_page(
         "warnings": [
             *(Notice(problem) for problem in problems),
             *_warnings(sessions, quality_rows),
+            *similarity_warnings(similarities),
             *lambda_warnings([measured for measured, _ in sessions], searches),
         ],
         "cohort": _cohort_grid(sessions, output_dir, page_dir or dataset_dir),
@@ -110,6 +120,8 @@ def build_group_page(
             "What the model was given", group_dir / "desc-participant_qc.tsv"
         ),
         "flavors": _flavor_grid(sessions),
+        "similarity": similarity_grid(similarities),
+        "similarity_figures": similarity_pictures(similarities),
         "identification": _table("Quality of the predictions", group_dir / "desc-kraken_qc.tsv"),
         "identification_figures": _identification(quality_rows),
         "prediction_figures": pictures,
@@ -154,6 +166,7 @@ def _warnings(
         yield Notice(f"{len(unpredicted)} of {n_of(len(sessions), 'session')} without predictions",
                      "they were not in the cohort, or the group level has not run since",
                      "Run the group level again.", unpredicted)  # fmt: skip
+    yield from _label_origins(sessions)
     missing = _missing_regions(sessions)
     if missing:
         yield Notice(
@@ -169,6 +182,24 @@ def _warnings(
         )
     if sessions and not quality_rows:
         yield Notice("there is no table of prediction quality", advice="Run the group level.")
+
+
+def _label_origins(sessions: Sequence[tuple[FoundSession, FoundSession]]) -> Iterator[Notice]:
+    """Sessions with the group's labels of an atlas, where others have their own."""
+    found: dict[str, set[str]] = {}
+    for measured, _ in sessions:
+        for item in measured.measured:
+            origin = str(item.sidecar.get("LabelOrigin", ""))
+            found.setdefault(origin, set()).add(measured.label)
+    own, group = found.get(PARTICIPANT, set()), found.get(GROUP, set())
+    if own and group:
+        yield Notice(
+            f"labels of coco439 are the participant's own in {n_of(len(own), 'session')} and the "
+            f"group's in {n_of(len(group), 'session')}",
+            "sizes of regions differ between these, and with them connectomes",
+            "Measure them again with --coco439 group, or add what own labels need.",
+            tuple(sorted(group)),
+        )
 
 
 def _missing_regions(sessions: Sequence[tuple[FoundSession, FoundSession]]) -> tuple[str, ...]:
@@ -252,7 +283,9 @@ def _table(title: str, file: Path) -> Grid:
     columns = [
         name
         for name in (rows[0] if rows else ())
-        if name not in _LONG and any(row.get(name) not in {"n/a", "", None} for row in rows)
+        if name not in _LONG
+        and not name.startswith(SIMILARITY)  # a section of their own
+        and any(row.get(name) not in {"n/a", "", None} for row in rows)
     ]
     sidecar = read_json(file.with_suffix(".json"))
     meanings = [

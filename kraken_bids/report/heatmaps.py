@@ -98,16 +98,29 @@ def add_colour_bar(
     *,
     beside: Axes | None = None,
     inside: Axes | None = None,
+    flat: bool = False,
 ) -> Colorbar:
-    """Draw a colour bar in a strip that is taken `beside` axes, or `inside` axes of its own."""
+    """Draw a colour bar in a strip that is taken `beside` axes, or `inside` axes of its own.
+
+    Parameters
+    ----------
+    figure, image, scale
+        What is drawn and how.
+    beside, inside
+        Axes: one of them.
+    flat
+        Whether the bar lies.
+    """
     place: dict[str, Any] = (
         {"cax": inside}
         if inside is not None
         else {"ax": beside, "shrink": 0.8, "aspect": 25, "pad": 0.02}
     )
-    bar = figure.colorbar(image, extend=scale.extend, **place)
+    lies: dict[str, Any] = {"orientation": "horizontal"} if flat else {}
+    bar = figure.colorbar(image, extend=scale.extend, **place, **lies)
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(labelsize=7, width=0.5, pad=1.5, colors=INK)
     if scale.label:
-        bar.ax.set_ylabel(scale.label, fontsize=7.5, color=INK, labelpad=2)
+        write = bar.ax.set_xlabel if flat else bar.ax.set_ylabel
+        write(scale.label, fontsize=7.5, color=INK, labelpad=2)
     return bar

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atlases import atlas_names, load_atlas
-from ..bids.names import OFF_RECIPE, marked
+from ..bids.names import marked
 from ..errors import InputError
-from ..flavors import Flavor
-from .anchors import ANCHORS, FIRST, beyond
+from .anchor_figure import anchored, draw_anchors
+from .anchors import ANCHORS, FIRST, SIMILARITY
+from .coverage_figure import low_coverage
 from .found import (
     FoundMatrix,
     FoundSession,
@@ -27,26 +28,30 @@ from .found import (
     read_session,
     series_entities,
 )
-from .html import Cell, Grid, Notice, Picture, as_text, n_of, provenance, render
-from .matrices import draw_connectomes, draw_predictions, edge_correlation
+from .functional_panel import draw_functional_panel
+from .html import Cell, Grid, Notice, Picture, as_text, provenance, render
+from .matrices import draw_predictions, edge_correlation
+from .notices import session_warnings
+from .structural_panel import draw_structural_panel
 
 _log = logging.getLogger(__name__)
 
-#: Size of one heat map of a page in bytes, so that a page of 40 stays below 2 MB.
-MATRIX_BYTES, PAIR_BYTES = 30_000, 36_000
+#: Size of a pair of heat maps of a page in bytes, so that a page of 40 stays below 2 MB.
+PAIR_BYTES = 36_000
 #: Sources whose predictions are drawn, by the group of the target: from the other modality.
 DRAWN_SOURCES: dict[str, str] = {"FC": "fusionSC", "SC": "fusionFC"}
-#: Suffix of the figure of a series by its folder.
+#: Suffix of the figures of a series by its folder.
 FIGURE_SUFFIXES: dict[str, str] = {"func": "bold", "dwi": "dwi"}
-_CAPTIONS: dict[str, str] = {
-    "bold": "Motion, signal changes and the series of all regions over time; outliers are shaded",
-    "dwi": "Tissues and streamline density on the background, and the streamlines' lengths",
-}
-_LOW_COVERAGE = 0.5
-#: What coverage is a share of, and what a low one means, by the folder of the series.
-_COVERAGE: dict[str, tuple[str, str]] = {
-    "func": ("the image", "their values rest on few voxels"),
-    "dwi": ("the brain mask", "few streamlines can reach them"),
+#: Figures of a series by label of ``desc-`` and suffix, in the order of the page.
+_CAPTIONS: dict[tuple[str, str], str] = {
+    ("qc", "bold"): "Motion, signal changes and the series of all regions over time, before and "
+    "after denoising; outliers are shaded, and grey levels are standard deviations of each region",
+    ("coverage", "bold"): "Share of each region's voxels that have signal, on slices of the atlas",
+    (
+        "qc",
+        "dwi",
+    ): "Tissues, directions of fibres and streamline density on the background; the streamlines' "
+    "lengths, and how many of their ends lie in each region",
 }
 _SECTIONS = (
     ("inputs", "Inputs"),
@@ -63,6 +68,7 @@ _SETTINGS = (
     "RepetitionTime",
     "RetainedSeconds",
     "Regularization",
+    "RegularizationSource",
     "StreamlineCount",
     "AssignmentRadius",
     "SpatialReference",
@@ -70,6 +76,8 @@ _SETTINGS = (
     "Denoising",
     "DegreesOfFreedom",
     "OffRecipe",
+    "LabelOrigin",
+    "LabelOriginReason",
 )
 
 Matrix = NDArray[np.float64]
@@ -148,103 +156,6 @@ def build_participant_page(
     return render("participant.html", context)
 
 
-def session_warnings(
-    session: FoundSession, matrices: Mapping[str, Matrix], *, prefix: bool = False
-) -> Iterator[Notice]:
-    """Say what is unusual in a session, the missing regions by name.
-
-    Parameters
-    ----------
-    session
-        Files found.
-    matrices
-        Measured connectomes by flavor, (R, R).
-    prefix
-        Whether to name the session in each line.
-    """
-    start = f"{session.label}: " if prefix else ""
-    for text in session.unreadable:
-        yield Notice(f"{start}{text}", advice="Remove the file or rename it.")
-    for quality in session.qualities:
-        for value, limit in beyond(quality.values):
-            yield Notice(
-                f"{start}{quality.title}: {limit.column} is {value:.3g}",
-                limit.meaning,
-                limit.advice,
-            )
-        inside, consequence = _COVERAGE.get(quality.datatype, _COVERAGE["func"])
-        for atlas, entry in quality.regions.items():
-            names = _low_coverage(atlas, entry)
-            if names:
-                count = n_of(len(names), "region")
-                yield Notice(
-                    f"{start}{quality.title}: {count} of {atlas} less than half inside {inside}",
-                    consequence, names=names,
-                )  # fmt: skip
-    yield from _empty_regions(matrices, start)
-    for mark in sorted({found.mark for found in session.off_recipe}):
-        count = n_of(sum(found.mark == mark for found in session.off_recipe), "connectome")
-        yield Notice(
-            f"{start}{count} marked desc-{mark}: {OFF_RECIPE[mark]}",
-            "not the recipe that the published models were trained on; drawn here only where "
-            "there is none of the recipe",
-            "The group level takes them only if it is given the same --denoising.",
-        )
-
-
-def _empty_regions(matrices: Mapping[str, Matrix], start: str) -> Iterator[Notice]:
-    """Regions that are missing, or that no streamline reaches, by atlas and modality."""
-    told: set[tuple[str, ...]] = set()
-    for name, matrix in matrices.items():
-        flavor = Flavor.parse(name)
-        names = _region_names(flavor.atlas, len(matrix))
-        gone = np.isnan(matrix).all(axis=0)
-        missing = tuple(names[index] for index in np.flatnonzero(gone))
-        if missing and (flavor.group, flavor.atlas, *missing) not in told:
-            told.add((flavor.group, flavor.atlas, *missing))
-            modality = {"FC": "functional", "SC": "structural"}[flavor.group]
-            yield Notice(
-                f"{start}{n_of(len(missing), 'region')} of {flavor.atlas} missing in the "
-                f"{modality} connectomes",
-                "outside the image, without signal, or covered too little (--min-coverage); "
-                "their rows and columns hold n/a, and the training mean stands in their place "
-                "when the model is used",
-                "Look at the field of view and at the transforms if this is not expected.",
-                missing,
-            )
-        with np.errstate(invalid="ignore"):
-            idle = ~(matrix > 0).any(axis=0) & ~gone
-        if flavor.group == "SC" and idle.any() and (flavor.kind, flavor.atlas) not in told:
-            told.add((flavor.kind, flavor.atlas))
-            yield Notice(
-                f"{start}{n_of(int(idle.sum()), 'region')} of {flavor.atlas} reached by no "
-                f"streamline in {name}",
-                "more streamlines or another seeding may reach them",
-                names=tuple(names[index] for index in np.flatnonzero(idle)),
-            )
-
-
-def _region_names(atlas: str, n_regions: int) -> tuple[str, ...]:
-    """Names of an atlas's regions; numbers where the atlas is not ours."""
-    if atlas in atlas_names() and load_atlas(atlas).n_regions == n_regions:
-        return load_atlas(atlas).region_names
-    return tuple(str(index + 1) for index in range(n_regions))
-
-
-def _low_coverage(atlas: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Regions that are there, but less than half covered."""
-    coverage = entry.get("coverage", [])
-    if not isinstance(coverage, list):
-        return ()
-    names = _region_names(atlas, len(coverage))
-    missing = set(entry.get("missing") or ())
-    return tuple(
-        name
-        for name, share in zip(names, coverage, strict=True)
-        if isinstance(share, (int, float)) and 0 < share < _LOW_COVERAGE and name not in missing
-    )
-
-
 def _read_matrices(found: Sequence[FoundMatrix]) -> tuple[dict[str, Matrix], list[Notice]]:
     """Read connectomes by flavor; what cannot be read becomes a warning."""
     matrices, warnings = {}, []
@@ -314,9 +225,17 @@ def _quality(quality: Quality, session: FoundSession) -> dict[str, Any]:
         column: [column, value, quality.description(column), Cell(ANCHORS.get(column, ""))]
         for column, value in quality.values.items()
     }
-    first = [row for column, row in rows.items() if column in ANCHORS or column in FIRST]
-    rest = [row for column, row in rows.items() if column not in ANCHORS and column not in FIRST]
-    pictures = [_figure(file) for file in session.figures if _belongs(file, quality)]
+    told = [column for column, value in quality.values.items() if value != "n/a"]
+    is_first = {
+        column: column in told
+        and (column in ANCHORS or column in FIRST or column.startswith(SIMILARITY))
+        for column in rows
+    }
+    first = [row for column, row in rows.items() if is_first[column]]
+    rest = [row for column, row in rows.items() if not is_first[column]]
+    files = [file for file in session.figures if _belongs(file, quality)]
+    pictures = [_figure(file) for file in sorted(files, key=_order)]
+    pictures.append(_anchors(quality))
     return {
         "title": f"{session.label}, {quality.title}",
         "figures": [picture for picture in pictures if picture is not None],
@@ -325,20 +244,48 @@ def _quality(quality: Quality, session: FoundSession) -> dict[str, Any]:
     }
 
 
-def _belongs(figure: Path, quality: Quality) -> bool:
-    """Whether a figure shows a series: its suffix and entities are those of the series."""
-    suffix = figure.name.split(".")[0].rpartition("_")[2]
-    return (
-        suffix == FIGURE_SUFFIXES.get(quality.datatype)
-        and series_entities(figure.name) == quality.entities
-        and parse_entities(figure.name).get("desc") == marked("qc", quality.mark)
+def _anchors(quality: Quality) -> Picture | None:
+    """Measures beside the published values, where there are any of both."""
+    rows = anchored(quality.values)
+    if not rows:
+        return None
+    return Picture.drawn(
+        partial(draw_anchors, rows),
+        alt=f"{len(rows)} measures of the {quality.title} beside published values; the same "
+        "numbers are in the table below",
+        caption="Values of this series beside those of the published model's training data. Those "
+        "are young healthy adults, scanned for an hour; in red: not usual anywhere.",
     )
 
 
+def _belongs(figure: Path, quality: Quality) -> bool:
+    """Whether a figure shows a series: its suffix and entities are those of the series."""
+    suffix = _suffix(figure)
+    labels = {marked(desc, quality.mark) for desc, of in _CAPTIONS if of == suffix}
+    return (
+        suffix == FIGURE_SUFFIXES.get(quality.datatype)
+        and series_entities(figure.name) == quality.entities
+        and parse_entities(figure.name).get("desc") in labels
+    )
+
+
+def _order(figure: Path) -> int:
+    """Place of a figure among those of its series."""
+    desc = parse_entities(figure.name).get("desc", "")
+    labels = [label for label, suffix in _CAPTIONS if suffix == _suffix(figure)]
+    return next(place for place, label in enumerate(labels) if desc.startswith(label))
+
+
+def _suffix(file: Path) -> str:
+    return file.name.split(".")[0].rpartition("_")[2]
+
+
 def _figure(file: Path) -> Picture | None:
-    """A figure of the participant's folder."""
-    suffix = file.name.split(".")[0].rpartition("_")[2]
-    caption = _CAPTIONS.get(suffix, file.stem)
+    """A figure of the participant's folder, with the words for its kind."""
+    desc, suffix = parse_entities(file.name).get("desc", ""), _suffix(file)
+    captions = (words for (label, of), words in _CAPTIONS.items()
+                if of == suffix and desc.startswith(label))  # fmt: skip
+    caption = next(captions, file.stem)
     return Picture.read(file, alt=f"{caption} ({file.stem})", caption=caption)
 
 
@@ -352,7 +299,7 @@ def _coverage(found: Sequence[FoundSession]) -> Grid:
                 numbers = [share for share in shares if isinstance(share, (int, float))]
                 missing = entry.get("missing") or []
                 median = f"{float(np.median(numbers)):.3f}" if numbers else "n/a"
-                low = str(len(_low_coverage(atlas, entry)))
+                low = str(len(low_coverage(atlas, entry)))
                 size = len(shares) or (
                     load_atlas(atlas).n_regions if atlas in atlas_names() else 0
                 )
@@ -363,31 +310,72 @@ def _coverage(found: Sequence[FoundSession]) -> Grid:
     return Grid.of("Coverage of regions", columns, rows)
 
 
-def _measured_groups(session: FoundSession, matrices: Mapping[str, Matrix]) -> list[Any]:
-    """Heat maps by atlas."""
-    groups: dict[str, list[Picture]] = {}
+def _measured_groups(session: FoundSession, matrices: Mapping[str, Matrix]) -> Iterator[Any]:
+    """The panels of functional and of structural connectomes, each with its numbers."""
+    functional = {name: matrix for name, matrix in matrices.items() if name.startswith("FC")}
+    structural = {name: matrix for name, matrix in matrices.items() if name.startswith("SC")}
+    if functional:
+        yield _functional_group(session, functional)
+    if structural:
+        yield _structural_group(session, structural)
+
+
+def _functional_group(session: FoundSession, matrices: Mapping[str, Matrix]) -> dict[str, Any]:
+    """All functional connectomes in one picture, and their numbers."""
+    rows = []
     for name, matrix in matrices.items():
-        atlas = name.split("_")[1]
-        groups.setdefault(atlas, []).append(_matrix_picture(name, matrix))
-    return [
-        {"title": f"{session.label}, atlas {atlas}", "figures": pictures}
-        for atlas, pictures in groups.items()
-    ]
+        edges = _edges(matrix)
+        missing = int(np.isnan(matrix).all(axis=0).sum())
+        numbers = [edges.mean(), edges.std(), edges.min(), edges.max()] if edges.size else []
+        words = [f"{number:.3f}" for number in numbers] or ["n/a"] * 4
+        rows.append([name, str(len(matrix)), str(missing), *words])
+    columns = ("connectome", "regions", "missing", "mean edge", "SD", "least", "largest")
+    panel = Picture.drawn(
+        partial(draw_functional_panel, matrices),
+        alt=f"Matrices of {', '.join(matrices)}; their numbers are in the table below",
+        caption="A row an atlas, a column a recipe with colours of its own. Regions stand left, "
+        "then right, in the same order: edges between namesakes lie along the middle of the upper "
+        "right quarter. Grey: missing.",
+    )
+    return {
+        "title": f"{session.label}, functional",
+        "panel": panel,
+        "figures": [],
+        "grid": Grid.of("Functional connectomes", columns, rows),
+    }
 
 
-def _matrix_picture(name: str, matrix: Matrix) -> Picture:
-    """One connectome, with its numbers in words."""
+def _edges(matrix: Matrix) -> Matrix:
+    """Edges that there are, of the upper triangle."""
     edges = matrix[np.triu_indices(len(matrix), k=1)]
-    edges = edges[np.isfinite(edges)]
-    if not edges.size:
-        words = "no edge"
-    elif name.startswith("SC"):
-        words = f"density {np.count_nonzero(edges) / edges.size:.3f}, sum {edges.sum():.4g}"
-    else:
-        words = f"mean edge {edges.mean():.3f}, standard deviation {edges.std():.3f}"
-    caption = f"{name}: {words}"
-    draw = partial(draw_connectomes, {name: matrix}, max_bytes=MATRIX_BYTES)
-    return Picture.drawn(draw, alt=f"Matrix of {name}, {len(matrix)} regions", caption=caption)
+    return edges[np.isfinite(edges)]
+
+
+def _structural_group(session: FoundSession, matrices: Mapping[str, Matrix]) -> dict[str, Any]:
+    """All structural connectomes in one picture, and their numbers."""
+    rows = []
+    for name, matrix in matrices.items():
+        edges = _edges(matrix)
+        missing = int(np.isnan(matrix).all(axis=0).sum())
+        words = ["n/a"] * 3
+        if edges.size:
+            density = np.count_nonzero(edges) / edges.size
+            words = [f"{density:.3f}", f"{edges.sum():.4g}", f"{edges.max():.4g}"]
+        rows.append([name, str(len(matrix)), str(missing), *words])
+    columns = ("connectome", "regions", "missing", "density", "sum", "largest")
+    panel = Picture.drawn(
+        partial(draw_structural_panel, matrices),
+        alt=f"Matrices of {', '.join(matrices)}; their numbers are in the table below",
+        caption="A row an atlas, a column a recipe with colours of its own, on a logarithmic "
+        "scale. Regions stand left, then right, in the same order. White: no streamline. Grey: "
+        "missing.",
+    )
+    return {
+        "title": f"{session.label}, structural",
+        "panel": panel,
+        "figures": [],
+        "grid": Grid.of("Structural connectomes", columns, rows),
+    }
 
 
 def _predicted_groups(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Figures of data quality: one functional run, one diffusion series."""
+"""Figure of the quality of a diffusion series."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from .canvas import (
     BLUE,
     GREEN,
-    INK,
     MAX_BYTES,
     ORANGE,
     PURPLE,
@@ -37,84 +36,19 @@ TISSUES: tuple[tuple[str, str], ...] = (
     ("CSF", BLUE),
     ("lesion", GREEN),
 )
-#: Framewise displacement marked in the figure, in mm (Power et al., 2014).
-_FD_MARKS_MM = (0.2, 0.5)
 
 
-def draw_functional_qc(
-    traces: Mapping[str, NDArray[Any]], out_file: Path | BytesIO, *, max_bytes: int = MAX_BYTES
-) -> int:
-    """Draw motion, signal changes and the series of all regions over time.
-
-    Parameters
-    ----------
-    traces
-        ``repetition_time_s``; ``framewise_displacement_mm``, ``dvars``, ``global_signal``,
-        ``is_outlier``, (T,) each; ``series``, (T, R), z-scored. Volumes that count as outliers
-        are shaded.
-    out_file
-        PNG file or buffer.
-    max_bytes
-        Size to stay below.
-
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
-    """
-    series = np.asarray(traces["series"], dtype=np.float64)
-    seconds = np.arange(len(series)) * float(np.asarray(traces["repetition_time_s"]).ravel()[0])
-    figure = new_figure(9.0, 5.6)
-    grid = figure.add_gridspec(4, 1, height_ratios=(1, 1, 1, 3))
-    panels = (
-        ("framewise_displacement_mm", "FD (mm)", VERMILION),
-        ("dvars", "DVARS", BLUE),
-        ("global_signal", "global\nsignal", GREEN),
-    )
-    outliers = np.asarray(traces["is_outlier"]).astype(bool)
-    step = float(seconds[1] - seconds[0]) if len(seconds) > 1 else 1.0
-    for row, (key, label, colour) in enumerate(panels):
-        axes = figure.add_subplot(grid[row])
-        axes.plot(seconds, np.asarray(traces[key], dtype=np.float64), color=colour, linewidth=0.9)
-        _shade(axes, seconds, outliers, step)
-        style(axes, ylabel=label)
-        axes.set_xlim(seconds[0] - step / 2, seconds[-1] + step / 2)
-        axes.tick_params(labelbottom=False)
-        if row == 0:
-            _draw_motion_marks(axes)
-            share = 100 * outliers.mean()
-            style(axes, ylabel=label, title=f"shaded: {outliers.sum()} outliers ({share:.0f} %)")
-    axes = figure.add_subplot(grid[3])
-    axes.imshow(
-        series.T, aspect="auto", cmap=colour_map("gray"), vmin=-2, vmax=2,
-        interpolation="nearest", interpolation_stage="data",
-        extent=(seconds[0] - step / 2, seconds[-1] + step / 2, series.shape[1] + 0.5, 0.5),
-    )  # fmt: skip
-    style(axes, xlabel="time (s)", ylabel="region")
-    return save_png(figure, out_file, n_colours=256, max_bytes=max_bytes)
-
-
-def _draw_motion_marks(axes: Axes) -> None:
-    """Draw the usual limits of framewise displacement, as far as they are in sight."""
-    top = axes.get_ylim()[1]
-    for mark in _FD_MARKS_MM:
-        if 0.15 * top < mark <= 1.5 * top:  # lower ones would lie upon each other
-            axes.axhline(mark, color=INK, linewidth=0.5, linestyle=":")
-            axes.text(1.003, mark, f"{mark:g}", transform=axes.get_yaxis_transform(), fontsize=7,
-                      va="center")  # fmt: skip
-    axes.set_ylim(bottom=0)
-
-
-def _shade(
-    axes: Axes, seconds: NDArray[np.floating], outliers: NDArray[np.bool_], step: float
-) -> None:
-    """Shade the volumes that count as outliers, one band a run of volumes."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], outliers, [False]]).astype(int)))
-    for first, stop in zip(edges[::2], edges[1::2], strict=True):
-        axes.axvspan(
-            seconds[first] - step / 2, seconds[stop - 1] + step / 2, color=ORANGE, alpha=0.35,
-            linewidth=0,
-        )  # fmt: skip
+#: Rows of planes, by the array that they show.
+_ROWS: dict[str, str] = {
+    "five_tissue": "five tissues",
+    "orientation": "fibres: left-right red, back-front green, up-down blue",
+    "density": "streamline density (log)",
+}
+#: Name and colour by algorithm.
+_ALGORITHMS: dict[str, tuple[str, str]] = {
+    "ifod2act": ("iFOD2 with ACT", BLUE),
+    "sdstream": ("SD_STREAM", ORANGE),
+}
 
 
 def draw_structural_qc(
@@ -126,8 +60,9 @@ def draw_structural_qc(
     ----------
     overview
         ``background`` and ``density``, (X, Y, Z); ``five_tissue``, (X, Y, Z, 5); ``affine``,
-        (4, 4), voxel to RAS mm; ``lengths_ifod2act`` and ``lengths_sdstream``, (N,) mm. What is
-        absent or empty is left out.
+        (4, 4), voxel to RAS mm; ``orientation``, (X, Y, Z, 3), how much fibre runs along x, y and
+        z, 0 to 1; ``lengths_ifod2act`` and ``lengths_sdstream``, (N,) mm; ``ends_<algorithm>_
+        <atlas>``, (R,), ends of streamlines in each region. What is absent or empty is left out.
     out_file
         PNG file or buffer.
     max_bytes
@@ -142,20 +77,25 @@ def draw_structural_qc(
     background, sizes = to_ras(np.asarray(overview["background"], dtype=np.float32), affine)
     volumes = {
         key: to_ras(np.asarray(overview[key], dtype=np.float32), affine)[0]
-        for key in ("five_tissue", "density")
+        for key in _ROWS
         if key in overview and np.size(overview[key])
     }
     centre = _centre(volumes.get("five_tissue"), background)
-    rows = [key for key in ("five_tissue", "density") if key in volumes]
-    figure = new_figure(9.0, 2.9 * max(len(rows), 1) + 1.9)
-    grid = figure.add_gridspec(
-        max(len(rows), 1) + 1, 3, height_ratios=[2.9] * max(len(rows), 1) + [1.6]
-    )
-    for row, key in enumerate(rows or ["background"]):
+    rows = [key for key in _ROWS if key in volumes] or ["background"]
+    atlases = [key.split("_", 2)[2] for key in overview if key.startswith("ends_")]
+    atlases = list(dict.fromkeys(atlases))
+    heights = [2.9] * len(rows) + [1.6] + [1.6] * bool(atlases)
+    figure = new_figure(9.0, sum(heights) + 0.3)
+    grid = figure.add_gridspec(len(heights), 3, height_ratios=heights)
+    for row, key in enumerate(rows):
         for plane in range(3):
             axes = figure.add_subplot(grid[row, plane])
             _draw_plane(axes, background, volumes.get(key), key, (plane, centre[plane]), sizes)
-    _draw_lengths(figure.add_subplot(grid[-1, :]), overview)
+    _draw_lengths(figure.add_subplot(grid[len(rows), :]), overview)
+    if atlases:
+        below = grid[-1, :].subgridspec(1, len(atlases))
+        for column, atlas in enumerate(atlases):
+            _draw_ends(figure.add_subplot(below[0, column]), overview, atlas)
     if "five_tissue" in volumes:
         _name_tissues(figure, volumes["five_tissue"])
     return save_png(figure, out_file, n_colours=256, max_bytes=max_bytes)
@@ -241,10 +181,12 @@ def _draw_plane(
         seen = np.ma.masked_less_equal(np.log1p(values), 0)
         colours = colour_map("inferno", missing="none")
         axes.imshow(seen, cmap=colours, vmin=0, vmax=np.log1p(high), alpha=0.8, **look)
+    elif key == "orientation" and overlay is not None:
+        colours = np.nan_to_num(overlay.take(index, axis=plane)).transpose(1, 0, 2).clip(0, 1)
+        axes.imshow(np.dstack([colours, colours.max(axis=-1) > 0.05]), **look)
     axes.set_axis_off()
     if plane == 1:
-        title = {"five_tissue": "five tissues", "density": "streamline density (log)"}
-        axes.set_title(title.get(key, ""), fontsize=10)
+        axes.set_title(_ROWS.get(key, ""), fontsize=10)
     if plane != 0:
         for x, side in ((0.02, "L"), (0.98, "R")):
             axes.text(x, 0.02, side, transform=axes.transAxes, color="white", fontsize=9,
@@ -266,13 +208,23 @@ def _name_tissues(figure: Figure, five_tissue: NDArray[Any]) -> None:
         )
 
 
+def _draw_ends(axes: Axes, overview: Mapping[str, NDArray[Any]], atlas: str) -> None:
+    """Draw how many streamline ends the regions of an atlas have, fewest first."""
+    for algorithm, (name, colour) in _ALGORITHMS.items():
+        ends = np.sort(np.asarray(overview.get(f"ends_{algorithm}_{atlas}", []), dtype=np.float64))
+        if ends.size:
+            axes.plot(np.arange(1, ends.size + 1), ends, color=colour, linewidth=1.2,
+                      label=f"{name}: {np.count_nonzero(ends == 0)} without")  # fmt: skip
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(bottom=0)
+    style(axes, title=atlas, xlabel="regions, by their ends", ylabel="streamline ends")
+    axes.legend(frameon=False, fontsize=7)
+
+
 def _draw_lengths(axes: Axes, overview: Mapping[str, NDArray[Any]]) -> None:
     """Draw histograms of streamline lengths of both algorithms."""
-    for key, label, colour in (
-        ("lengths_ifod2act", "iFOD2 with ACT", BLUE),
-        ("lengths_sdstream", "SD_STREAM", ORANGE),
-    ):
-        lengths = np.asarray(overview.get(key, []), dtype=np.float64)
+    for algorithm, (label, colour) in _ALGORITHMS.items():
+        lengths = np.asarray(overview.get(f"lengths_{algorithm}", []), dtype=np.float64)
         if lengths.size:
             axes.hist(lengths, bins=60, histtype="step", color=colour, linewidth=1.2,
                       label=f"{label}: {lengths.size:,} drawn, median {np.median(lengths):.0f} mm",

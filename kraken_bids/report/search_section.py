@@ -66,12 +66,31 @@ def lambda_warnings(
                 name_lambdas(counts),
                 "Measure them again with one, or let the group level search for it.",
             )
+    for atlas in _unchosen(sessions):
+        if atlas not in searched:
+            yield Notice(
+                f"lambda of the partial correlations of {atlas} is our choice",
+                "the training value is not published, and the model has no target to search "
+                "against",
+                f"Give one: --pcorr-lambda {atlas}=VALUE at the participant level.",
+            )
     for search in searches:
         if search.sidecar.get("IsAtBound"):
             yield Notice(
                 f"the lambda of {search.atlas} lies at the end of what was searched",
                 "the correlations are far from those that the target was made of",
             )
+
+
+def _unchosen(sessions: Sequence[FoundSession]) -> list[str]:
+    """Atlases with partial correlations whose lambda nobody chose."""
+    sources = {
+        item.flavor.atlas: str(item.sidecar.get("RegularizationSource", ""))
+        for session in sessions
+        for item in session.measured
+        if item.flavor.kind == "FCpcorr"
+    }
+    return [atlas for atlas, source in sources.items() if source.startswith("default")]
 
 
 def search_grid(searches: Sequence[FoundSearch]) -> Grid:
@@ -83,11 +102,12 @@ def search_grid(searches: Sequence[FoundSearch]) -> Grid:
 def _row(search: FoundSearch) -> list[str]:
     target = search.sidecar.get("Target")
     left_out = search.sidecar.get("LeftOut")
+    few = search.sidecar.get("FewDegreesOfFreedom") or []
     numbers = ("Regularization", "SmallestError", "NumberOfMatrices")
     return [
         search.atlas,
         *(as_text(search.sidecar.get(key, "n/a")) for key in numbers),
-        str(len(left_out)) if isinstance(left_out, list) else "n/a",
+        str(len([*left_out, *few])) if isinstance(left_out, list) else "n/a",
         as_text(target.get("Name", "n/a")) if isinstance(target, Mapping) else "n/a",
     ]
 

@@ -115,25 +115,16 @@ def _check_levels(namespace: argparse.Namespace) -> Settings:
 
 def _participants(settings: Settings) -> tuple[list[str], int]:
     """Participants with something to do, and the number of sessions with problems."""
-    from ..bids.inputs import plan_sessions
-    from ..completion import is_finished
-    from ..fetch import find_atlas_file
-    from ..run import session_key
+    from ..run import plan_work
 
-    plans = plan_sessions(settings, atlas_file=find_atlas_file)
-    labels = []
-    for plan in plans:
+    work = plan_work(settings)
+    for plan in work.plans:
         for problem in plan.problems:
             _log.error("%s: %s", plan.label, problem)
-        key = session_key(plan, settings)
-        if (plan.functional or plan.diffusion) and not is_finished(
-            settings.output_dir, plan.label, key
-        ):
-            labels.append(plan.participant)
-    labels = list(dict.fromkeys(labels))
-    n_all = len({plan.participant for plan in plans})
+    labels = list(dict.fromkeys(plan.participant for plan in work.todo))
+    n_all = len({plan.participant for plan in work.plans})
     _log.info("%d of %d participants have work to do", len(labels), n_all)
-    return labels, sum(bool(plan.problems) for plan in plans)
+    return labels, sum(bool(plan.problems) for plan in work.plans)
 
 
 def _warn(submission: Submission) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..cli import make_parser
 from ..errors import UsageError
+from ..settings import FIVE_TISSUE
 from .schedulers import SCHEDULERS
 
 #: Options that concern the group level alone where both levels are submitted.
@@ -134,6 +135,8 @@ def with_absolute_paths(namespace: argparse.Namespace) -> argparse.Namespace:
         value = changed.get(name)
         if value and (Path(value).expanduser().exists() or name == "work_dir"):
             changed[name] = str(Path(value).expanduser().absolute())
+    if changed["five_tissue"] not in FIVE_TISSUE:  # a file, or a pattern of files
+        changed["five_tissue"] = str(Path(changed["five_tissue"]).expanduser().absolute())
     for name in NAMED_PATH_OPTIONS:
         changed[name] = [_absolute_value(text) for text in changed.get(name) or []]
     labels = changed.get("participant_label") or []
@@ -144,7 +147,8 @@ def with_absolute_paths(namespace: argparse.Namespace) -> argparse.Namespace:
 
 
 def _absolute_value(text: str) -> str:
-    name, equals, value = text.partition("=")
+    # connectomes=FLAVOR=PATH has two names before the path
+    name, equals, value = text.rpartition("=")
     return f"{name}{equals}{Path(value).expanduser().absolute()}" if equals else text
 
 

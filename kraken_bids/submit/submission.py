@@ -292,6 +292,11 @@ def _command(
     return (*runtime, *gpu, *binds, image, *arguments)
 
 
+def _five_tissue_folder(value: str) -> Path | None:
+    """Folder that holds all files of a pattern; None for a named source."""
+    return Path(value.partition("{")[0] + "x").parent if "/" in value else None
+
+
 def bound_folders(namespace: argparse.Namespace, settings: Settings) -> list[str]:
     """Folders that a container is given, inputs read-only; those within others are left out."""
     translation = settings.translation
@@ -299,7 +304,9 @@ def bound_folders(namespace: argparse.Namespace, settings: Settings) -> list[str
         settings.bids_dir,
         settings.subjects_dir,
         *(path for _, path in settings.derivatives),
+        *(Path(text.rpartition("=")[2]) for text in settings.connectomes),
         *(path.parent for _, path in settings.atlas_files),
+        _five_tissue_folder(settings.structural.five_tissue),
         *(path.parent for _, path in settings.regularization.targets),
         *(Path(text) for text in namespace.bind),
         translation.model_dir,

@@ -21,6 +21,10 @@ from kraken_bids.flavors import CORE_FLAVORS
 N_STREAMLINES = 3000
 
 
+#: Simulated runs have fewer volumes than regions: partial correlations are made all the same.
+FIXED_LAMBDAS = ("fs86=0.06", "shen268=0.06", "coco439=0.06")
+
+
 @dataclass(frozen=True)
 class Done:
     """What a command printed and how it ended."""
@@ -76,6 +80,7 @@ class Line:
         """The command line of the participant level."""
         return [
             self.data, self.results, "participant", *atlas_files(self.data), "--sloppy",
+            "--pcorr-lambda", *FIXED_LAMBDAS,
             "--streamlines", N_STREAMLINES, "-w", self.work, "--keep-work", "--nprocs", 2,
         ]  # fmt: skip
 

@@ -112,7 +112,7 @@ def outcome(study, tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-m", "kraken_bids", str(study), str(root / "results"), "participant",
          "--atlases", "fs86", "--sloppy", "--streamlines", "300", "-w", str(root / "work"),
-         "--nprocs", "2"],
+         "--nprocs", "2", "--pcorr-lambda", "fs86=0.06"],
         check=False, capture_output=True, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip

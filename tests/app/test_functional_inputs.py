@@ -85,6 +85,7 @@ def outcome(tmp_path_factory):
                 bold = Path(f"{stem}_space-T1w_desc-preproc_bold.nii.gz")
                 bold.write_bytes(bold.read_bytes()[: bold.stat().st_size // 2])
     words = [study.root, root / "out", "participant", "--atlases", "fs86", "--modality", "func",
+             "--pcorr-lambda", "fs86=0.06",  # fewer volumes than regions
              "-w", root / "work", "--nprocs", 2]  # fmt: skip
     return root / "out", kraken(*words), lambda: kraken(*words)
 
@@ -107,7 +108,8 @@ def test_every_possible_output_is_there_and_no_other(outcome):
     n_runs = sum(map(len, SCANS.values())) - 2
     assert len(list(out.rglob("*_timeseries.tsv"))) == 2 * n_runs
     assert len(list(out.rglob("func/*_qc.tsv"))) == n_runs + len(AVERAGED)
-    assert len(list(out.rglob("figures/*.png"))) == n_runs
+    for figure in ("qc", "coverage"):
+        assert len(list(out.rglob(f"figures/*_desc-{figure}_bold.png"))) == n_runs
     for session in SCANS:
         assert (out / f"sub-01_ses-{session}.html").is_file()
 
@@ -191,6 +193,7 @@ def test_series_of_xcp_d_are_taken_if_they_fit_and_marked_if_forced(tmp_path):
     root = write_denoised(study, "task-nback", band, rng)
     out = tmp_path / "out"
     words = [study.root, out, "participant", "--atlases", "fs86", "--modality", "func",
+             "--pcorr-lambda", "fs86=0.06",  # fewer volumes than regions
              "-d", f"xcp_d={root}", "-w", tmp_path / "work", "--nprocs", 2]  # fmt: skip
     done = kraken(*words)
     assert done.code == 1, done.text
@@ -222,3 +225,19 @@ def test_series_of_xcp_d_are_taken_if_they_fit_and_marked_if_forced(tmp_path):
     )
     assert series["SoftwareFilters"]["High-pass"]["Cutoff (Hz)"] == 0.01
     assert "XCP-D" in series["SoftwareFilters"]["High-pass"]["Kind"]
+
+    # without a lambda that a person fixed, none is made of so few volumes, and none is left over
+    plain = [word for word in words if word not in {"--pcorr-lambda", "fs86=0.06"}]
+    done = kraken(*plain, "--force")
+    assert done.code == 0, done.text
+    last = done.text.strip().splitlines()[-1]
+    assert "sub-01_ses-a: without FCpcorr_fs86_hpf" in last
+    assert done.text.count(last) == 1
+    correlations = {name for name in fitting | marked if "FCcorr" in name}
+    assert {path.name for path in func.glob("*_relmat.tsv")} == correlations
+    sidecar = json.loads((func / f"{stem.format('rest', 'FCcorrHPF')}_relmat.json").read_text())
+    assert sidecar["PartialCorrelation"].startswith("not made: ")
+    assert "FCpcorr_fs86_hpf: not made: " in (out / "sub-01_ses-a.html").read_text()
+    done = kraken(*plain, "--force")
+    assert (done.code, done.text.strip().splitlines()[-1][-80:]) == (0, last[-80:])
+    assert "1 done before" in done.text

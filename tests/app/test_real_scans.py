@@ -218,7 +218,15 @@ def scans(run, small_model, tmp_path_factory):
     results, work = root / "results", root / "work"
     options = {
         # Without segmentation, tissues and grey matter are not known.
-        FUNCTIONAL: ["func", "--compcor", "columns", "--gsr-source", "global_signal"],
+        FUNCTIONAL: [
+            "func",
+            "--compcor",
+            "columns",
+            "--gsr-source",
+            "global_signal",
+            "--pcorr-lambda",
+            *(f"{atlas}=0.06" for atlas in ATLASES),
+        ],
         STRUCTURAL: ["dwi", "--sloppy", "--streamlines", N_STREAMLINES],
     }
     words = {

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +35,7 @@ def words(data: Path, results: Path, work: Path) -> list[str]:
     return [
         str(data), str(results), "participant", "--atlases", "fs86", "shen268", "--atlas-file",
         f"shen268={data / 'atlases' / 'shen268_dseg.nii.gz'}", "--participant-label", "01",
+        "--pcorr-lambda", "fs86=0.06", "shen268=0.06",
         "--sloppy", "--streamlines", "500", "-w", str(work), "--nprocs", "2",
     ]  # fmt: skip
 
@@ -87,3 +90,91 @@ def test_interrupted_run_stops_its_programs_and_says_so(demo_data, tmp_path):
     assert "interrupted" in told
     assert "Traceback" not in told
     assert not [entry for entry in Path("/proc").iterdir() if works_in(entry, work)]
+
+
+#: Kills of a level, and how long they may take together: on a slow machine there are fewer.
+N_KILLS, MAX_SECONDS = 20, 60.0
+
+
+def kill_at_random(command, results, undisturbed, *, seconds, seed):
+    """Kill runs at random moments of the time that one takes; each leaves whole files only.
+
+    A run that ends before it is killed has its marker taken away, so that the next one works.
+    """
+    rng = random.Random(seed)
+    end, n_killed = time.monotonic() + MAX_SECONDS, 0
+    for _ in range(N_KILLS):
+        moment = rng.uniform(0.05, 1.0) * seconds
+        if time.monotonic() + moment > end:
+            break
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as running:
+            try:
+                running.wait(moment)
+            except subprocess.TimeoutExpired:
+                running.send_signal(signal.SIGKILL)
+                n_killed += 1
+        seen = contents(results)
+        broken = [path for path, content in seen.items() if content != undisturbed.get(path)]
+        assert not broken, f"seed {seed}, after {moment} s"
+        if running.returncode == 0:
+            for marker in results.rglob(".kraken-bids/*.json"):
+                marker.unlink()
+    return n_killed
+
+
+def timed(command):
+    """How long a command takes that must do its work."""
+    start = time.monotonic()
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return time.monotonic() - start
+
+
+@pytest.fixture(scope="module")
+def measured(demo_data, tmp_path_factory):
+    """Connectomes of two participants, as the group level takes them; and how they are made."""
+    root = tmp_path_factory.mktemp("measured")
+    command = [
+        sys.executable, "-m", "kraken_bids", str(demo_data), str(root / "results"), "participant",
+        "--participant-label", "01", "02", "--modality", "func", "--atlases", "fs86",
+        "-w", str(root / "work"), "--nprocs", "1",
+    ]  # fmt: skip
+    return command, timed(command), contents(root / "results"), root
+
+
+def test_participant_level_killed_at_random(measured, demo_data):
+    command, seconds, undisturbed, root = measured
+    results = root / "killed"  # as deep as the others: links between data sets are relative
+    command = [*command[:4], str(results), *command[5:-4], "-w", str(root / "w"), "--nprocs", "1"]
+    assert kill_at_random(command, results, undisturbed, seconds=seconds, seed=1) >= 3
+    timed(command)
+    assert contents(results) == undisturbed
+    assert not [path for path in (results / "sub-01").rglob(".*") if path.is_file()]
+    assert not list((root / "w").rglob(".*.claim*"))
+
+
+def test_group_level_killed_at_random(measured, demo_data, small_model):
+    root = measured[3]
+
+    def group(name):
+        results = root / name
+        shutil.copytree(root / "results", results)
+        return results / "derivatives" / "krakencoder-tiny", [
+            sys.executable, "-m", "kraken_bids", str(demo_data), str(results), "group",
+            "--model", str(small_model), "--output-label", "tiny", "--adaptation", "none",
+            "-w", str(root / f"{name}_work"), "--nprocs", "1",
+        ]  # fmt: skip
+
+    predictions, command = group("undisturbed")
+    seconds = timed(command)
+    undisturbed = contents(predictions)
+    predictions, command = group("killed_group")
+    assert kill_at_random(command, predictions, undisturbed, seconds=seconds, seed=2) >= 3
+    timed(command)
+    assert contents(predictions) == undisturbed
+    assert not [
+        path for path in predictions.rglob(".*") if path.is_file() and path.name != ".bidsignore"
+    ]
+    assert not list(root.rglob(".*.claim*"))

@@ -17,7 +17,8 @@ from kraken_bids.bids.export import (
     save_timeseries,
     save_tractograms,
 )
-from kraken_bids.bids.writers import read_connectome
+from kraken_bids.bids.regularization import withheld_atlases
+from kraken_bids.bids.writers import read_connectome, write_json
 
 QUALITY = {
     "n_volumes": 5,
@@ -87,6 +88,52 @@ def test_few_degrees_of_freedom_are_warned_of(target, caplog):
         save_quality(dataclasses.replace(target, quality=quality))
     assert "sub-01_task-rest: 172 degrees of freedom are 0.64 (shen268) a region" in caplog.text
     assert "fs86" not in caplog.text
+
+
+def test_partial_correlations_without_support_are_not_there(target, tmp_path, caplog):
+    matrix = np.eye(86)
+    both, one = tmp_path / "both.npz", tmp_path / "one.npz"
+    np.savez(both, FCcorr_fs86_hpf=matrix, FCpcorr_fs86_hpf=matrix)
+    np.savez(one, FCcorr_fs86_hpf=matrix)
+    given = {"pcorr_lambda_fs86": 0.06, "pcorr_lambda_source_fs86": "given"}
+    made = save_connectomes(dataclasses.replace(target, quality=given), both)
+    partial = next(path for path in made if path.name.endswith("FCpcorrHPF_relmat.json"))
+    facts = json.loads(partial.read_text())
+    assert (facts["Regularization"], facts["RegularizationSource"]) == (
+        0.06, "given (--pcorr-lambda)",
+    )  # fmt: skip
+    session_dir = partial.parents[1]
+    assert withheld_atlases(session_dir) == []
+    quality = {"dof_hpf": 40.2, "pcorr_withheld_fs86": 1, "n_missing_regions_fs86": 2,
+               "pcorr_dof_per_region_fs86": 0.5}  # fmt: skip
+    short = dataclasses.replace(target, quality=quality)
+    with caplog.at_level(logging.WARNING):
+        save_quality(short)
+    assert (
+        "FCpcorr_fs86_hpf is not made: 40 degrees of freedom are fewer than the 84" in caplog.text
+    )
+    assert "a region (2 or more are good" not in caplog.text
+    paths = save_connectomes(short, one)
+    assert not partial.exists()
+    assert not partial.with_suffix(".tsv").exists()
+    sidecar = json.loads(paths[1].read_text())
+    assert sidecar["PartialCorrelation"].startswith("not made: 40 degrees of freedom")
+    assert "Regularization" not in sidecar
+    assert withheld_atlases(session_dir) == ["fs86"]
+
+
+def test_runs_without_partial_correlations_are_no_matter_where_the_average_has_one(tmp_path):
+    func = tmp_path / "sub-01" / "func"
+    for part, made in (("_run-1", False), ("_run-2", False), ("", True)):
+        stem = f"sub-01_task-rest{part}_space-T1w_atlas-fs86_meas-{{}}_relmat"
+        facts = {} if made else {"PartialCorrelation": "not made"}
+        for meas in ("FCcorrHPF", "FCpcorrHPF") if made else ("FCcorrHPF",):
+            write_json(func / f"{stem.format(meas)}.json", facts)
+            (func / f"{stem.format(meas)}.tsv").touch()
+    assert withheld_atlases(tmp_path / "sub-01") == []
+    (func / f"{stem.format('FCpcorrHPF')}.tsv").unlink()
+    write_json(func / f"{stem.format('FCcorrHPF')}.json", {"PartialCorrelation": "not made"})
+    assert withheld_atlases(tmp_path / "sub-01") == ["fs86"]
 
 
 def test_only_flavors_asked_for_are_written(target, connectomes_file):

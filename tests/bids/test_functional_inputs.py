@@ -16,7 +16,7 @@ from kraken_bids.bids.confounds import read_confounds
 from kraken_bids.bids.image_files import check_image, header_repetition_time
 from kraken_bids.bids.inputs import plan_sessions
 from kraken_bids.bids.names import can_average, combined_entities
-from kraken_bids.errors import InputError, UsageError
+from kraken_bids.errors import InputError
 from kraken_bids.interfaces.atlases import ResampleLabels, plain_label_source
 from tests.conftest import write_image, write_json, write_transform
 
@@ -305,13 +305,6 @@ def test_runs_on_surfaces_only_are_told_beside_others(study, plan):
     assert "sub-01_task-nback has BOLD series on surfaces only" in problem
     assert "--output-spaces MNI152NLin6Asym:res-2" in problem
     assert not only(plan(tasks=("rest",))).problems
-
-
-def test_ready_connectomes_belong_to_the_group_level(study, plan):
-    study.add_anatomy()
-    study.add_bold()
-    with pytest.raises(UsageError, match="Say group in place of participant"):
-        plan(derivatives=(("connectomes", study.root),))
 
 
 # --------------------------------------------------------------- whole images

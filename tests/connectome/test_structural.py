@@ -9,6 +9,7 @@ from kraken_bids.connectome.structural import (
     normalise_by_volume,
     place_counts,
     scale_counts,
+    tabulate_pairs,
     tractogram_bytes,
 )
 from kraken_bids.errors import InputError
@@ -99,3 +100,41 @@ def test_room_grows_with_streamlines_and_finer_points():
     assert tractogram_bytes(5_000_000, point_spacing_mm=[0.625]) == pytest.approx(5 * one)
     assert tractogram_bytes(1_000_000, point_spacing_mm=[0.625, 0.375]) > 2 * one
     assert tractogram_bytes(1_000_000, point_spacing_mm=[]) == 0
+
+
+PAIRS = np.int16([[1, 2], [2, 1], [2, 2], [0, 1], [3, 2], [0, 0]])
+
+
+def test_pairs_are_counted_whichever_end_comes_first():
+    table = tabulate_pairs(PAIRS, n_regions=4)
+    expected = np.zeros((5, 5))
+    expected[1, 2] = expected[2, 1] = 2
+    expected[2, 3] = expected[3, 2] = 1
+    expected[0, 1] = expected[1, 0] = 1
+    expected[2, 2] = expected[0, 0] = 1
+    np.testing.assert_array_equal(table, expected)
+    counts = place_counts(table, 4)
+    assert counts.n_streamlines == len(PAIRS)
+    # Region 1: two streamlines to 2, one to nowhere; 2: those two, one within it, one to 3.
+    np.testing.assert_array_equal(counts.n_ends, [3, 5, 1, 0])
+
+
+def test_weights_are_summed_in_place_of_counting():
+    weights = np.float32([0.5, 0.25, 2, 1, 4, 8])
+    table = tabulate_pairs(PAIRS, n_regions=4, weights=weights)
+    assert table[1, 2] == table[2, 1] == 0.75
+    assert table[2, 2] == 2
+    np.testing.assert_array_equal(
+        tabulate_pairs(PAIRS, n_regions=4, weights=np.ones(6)), tabulate_pairs(PAIRS, n_regions=4)
+    )
+
+
+def test_connectomes_of_weights_are_scaled_as_counts_are():
+    volumes = np.full(4, 1.953125)
+    counted = tabulate_pairs(PAIRS, n_regions=4)
+    made = build_connectomes(
+        counted, present=np.ones(4, bool), volumes_mm3=volumes, weighted=0.5 * counted
+    )
+    np.testing.assert_allclose(made.sift2, 0.5 * made.count)
+    np.testing.assert_allclose(made.sift2_volnorm, 0.5 * made.volnorm)
+    assert made.count[1, 2] == pytest.approx(5e6 / 6)

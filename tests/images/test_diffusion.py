@@ -28,77 +28,99 @@ def directions(n):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-BVALS = np.array([5, 995, 1005, 2000, 60, 3000])
+BVALS = np.array([5, 995, 1005, 2000, 60, 3000, 1000, 2000])
 
 
 @pytest.fixture
 def gradients(tmp_path):
-    return write_gradients(tmp_path, BVALS, directions(6).T)
+    return write_gradients(tmp_path, BVALS, directions(8).T)
 
 
 def test_shells_are_told_and_low_weightings_become_zero(gradients):
-    table = read_gradients(*gradients, n_volumes=6)
+    table = read_gradients(*gradients, n_volumes=8)
     assert table.shells == (1000, 2000, 3000)
-    assert table.shell_sizes == (2, 1, 1)
-    assert table.bvals.tolist() == [0, 995, 1005, 2000, 0, 3000]
+    assert table.shell_sizes == (3, 2, 1)
+    assert table.bvals.tolist() == [0, 995, 1005, 2000, 0, 3000, 1000, 2000]
     assert not table.bvecs[[0, 4]].any()
 
 
 def test_directions_in_columns_are_taken_too(tmp_path, gradients):
     turned = tmp_path / "turned.bvec"
     np.savetxt(turned, np.loadtxt(gradients[1]).T)
-    expected = read_gradients(*gradients, n_volumes=6).bvecs
+    expected = read_gradients(*gradients, n_volumes=8).bvecs
     np.testing.assert_array_equal(
-        read_gradients(gradients[0], turned, n_volumes=6).bvecs, expected
+        read_gradients(gradients[0], turned, n_volumes=8).bvecs, expected
     )
 
 
 def test_three_numbers_are_told_when_volumes_and_gradients_differ(gradients):
-    message = r"7 volumes, 6 b-values and 6 b-vectors \(.*dwi\.bval, dwi\.bvec\)\. Give the \.bval"
+    message = r"7 volumes, 8 b-values and 8 b-vectors \(.*dwi\.bval, dwi\.bvec\)\. Give the \.bval"
     with pytest.raises(InputError, match=message):
         read_gradients(*gradients, n_volumes=7)
 
 
 def test_table_without_three_rows_is_refused(tmp_path):
-    files = write_gradients(tmp_path, BVALS, directions(6)[:, :2].T)
-    with pytest.raises(InputError, match="6 volumes, 6 b-values and 0 b-vectors"):
-        read_gradients(*files, n_volumes=6)
+    files = write_gradients(tmp_path, BVALS, directions(8)[:, :2].T)
+    with pytest.raises(InputError, match="8 volumes, 8 b-values and 0 b-vectors"):
+        read_gradients(*files, n_volumes=8)
 
 
 @pytest.mark.parametrize(
     ("bvals", "message"),
     [
-        (np.full(6, 1000), "no volume has b <= 100 s/mm²; the lowest is 1000"),
-        (np.zeros(6), "no volume has b > 100"),
-        (np.array([0, 1, 2, -3, 1000, 5]), "not all numbers from 0 up"),
-        (np.array([0, 1, 2, np.nan, 1000, 5]), "not all numbers from 0 up"),
+        (np.zeros(8), "no volume has b > 100"),
+        (np.array([0, 1, 2, -3, 1000, 5, 6, 7]), "not all numbers from 0 up"),
+        (np.array([0, 1, 2, np.nan, 1000, 5, 6, 7]), "not all numbers from 0 up"),
     ],
 )
 def test_unusable_weightings_are_refused(tmp_path, bvals, message):
-    files = write_gradients(tmp_path, bvals, directions(6).T)
+    files = write_gradients(tmp_path, bvals, directions(8).T)
     with pytest.raises(InputError, match=message):
-        read_gradients(*files, n_volumes=6)
+        read_gradients(*files, n_volumes=8)
+
+
+def test_series_without_b0_is_taken_and_its_lowest_shell_is_the_reference(tmp_path):
+    bvals = np.array([3000] * 4 + [1000] * 4)
+    table = read_gradients(*write_gradients(tmp_path, bvals, directions(8).T), n_volumes=8)
+    assert table.shells == (1000, 3000)
+    assert table.reference.tolist() == [False] * 4 + [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (np.vstack([directions(5), -directions(5)]), "5 distinct b-vectors; fibres need 6"),
+        (directions(1)[[0] * 10], "1 distinct b-vectors"),
+        (directions(10) * [1, 1, 0], "10 distinct b-vectors that lie in one plane"),
+    ],
+)
+def test_directions_that_tell_no_fibres_are_refused(tmp_path, vectors, message):
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = np.vstack([[0, 0, 0], vectors])
+    files = write_gradients(tmp_path, np.array([0] + [1000] * 10), vectors.T)
+    with pytest.raises(InputError, match=message):
+        read_gradients(*files, n_volumes=11)
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, np.nan])
 def test_directions_that_are_missing_or_not_of_unit_length_are_refused(tmp_path, scale):
-    vectors = directions(6)
+    vectors = directions(8)
     vectors[3] *= scale
     files = write_gradients(tmp_path, BVALS, vectors.T)
     with pytest.raises(InputError, match=r"1 b-vectors .* not of unit length; that of volume 3"):
-        read_gradients(*files, n_volumes=6)
+        read_gradients(*files, n_volumes=8)
 
 
 @pytest.mark.parametrize("text", ["", "a b c\n", "0 1000\n0\n"])
 def test_text_that_is_no_table_is_refused(tmp_path, gradients, text):
     gradients[1].write_text(text)
     with pytest.raises(InputError, match=r"b-vectors|cannot be read"):
-        read_gradients(*gradients, n_volumes=6)
+        read_gradients(*gradients, n_volumes=8)
 
 
 def test_missing_table_is_refused(tmp_path, gradients):
     with pytest.raises(InputError, match="cannot be read"):
-        read_gradients(tmp_path / "none.bval", gradients[1], n_volumes=6)
+        read_gradients(tmp_path / "none.bval", gradients[1], n_volumes=8)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from kraken_bids.errors import InputError, ResourceError
 from kraken_bids.images import tractograms
 from kraken_bids.images.tractograms import (
     describe_bias,
-    measure_streamlines,
+    iterate_streamlines,
     read_header,
     unpack_tractogram,
 )
@@ -32,11 +32,47 @@ def tractogram(tmp_path, streamlines):
     return file
 
 
-@pytest.mark.parametrize("chunk", [4, 7, 1000])
-def test_lengths_are_those_of_the_streamlines(monkeypatch, tractogram, streamlines, chunk):
+def write_tck(file, streamlines, datatype, code):
+    """A .tck file by its format: header, triplets, NaN after each streamline, Inf at the end."""
+    header = f"mrtrix tracks\ndatatype: {datatype}\ncount: {len(streamlines)}\nfile: . 90\nEND\n"
+    rows = [row for line in streamlines for row in (*line, np.full(3, np.nan))]
+    data = np.array([*rows, np.full(3, np.inf)]).astype(code)
+    file.write_bytes(header.encode().ljust(90) + data.tobytes())
+    return file
+
+
+@pytest.mark.parametrize(("datatype", "code"), tractograms.DATATYPES.items())
+@pytest.mark.parametrize("chunk", [1, 4, 7, 1000])
+def test_ends_and_lengths_are_those_of_the_streamlines(
+    monkeypatch, tmp_path, streamlines, chunk, datatype, code
+):
     monkeypatch.setattr(tractograms, "CHUNK_POINTS", chunk)
+    file = write_tck(tmp_path / "tracts.tck", streamlines, datatype, code)
+    parts = list(iterate_streamlines(file))
+    ends = np.concatenate([part.ends for part in parts])
+    np.testing.assert_array_equal(ends, [[line[0], line[-1]] for line in streamlines])
+    lengths = np.concatenate([part.lengths_mm for part in parts])
     expected = [np.linalg.norm(np.diff(points, axis=0), axis=1).sum() for points in streamlines]
-    np.testing.assert_allclose(measure_streamlines(tractogram), expected, rtol=1e-5)
+    np.testing.assert_allclose(lengths, expected, rtol=1e-5)
+    assert (len(parts) > 1) == (chunk < 50)
+
+
+def test_a_streamline_without_points_keeps_its_place(tmp_path):
+    empty, point, line = np.empty((0, 3)), np.ones((1, 3)), np.array([[0, 0, 0], [0, 3, 4.0]])
+    streamlines = [empty, empty, line, empty, point]
+    file = write_tck(tmp_path / "tracts.tck", streamlines, "Float32LE", "<f4")
+    (made,) = iterate_streamlines(file)
+    assert made.lengths_mm.tolist() == [0, 0, 5, 0, 0]
+    assert np.isnan(made.ends).all(axis=(1, 2)).tolist() == [True, True, False, True, False]
+    np.testing.assert_array_equal(made.ends[2], line)
+    np.testing.assert_array_equal(made.ends[4], [[1, 1, 1]] * 2)
+
+
+def test_what_follows_the_last_mark_is_no_streamline(tmp_path, streamlines):
+    file = write_tck(tmp_path / "tracts.tck", streamlines, "Float32LE", "<f4")
+    with file.open("ab") as stream:
+        np.zeros(50, dtype="<f4").tofile(stream)
+    assert sum(len(part.ends) for part in iterate_streamlines(file)) == len(streamlines)
 
 
 def test_tractogram_without_streamlines_is_refused(tmp_path):
@@ -44,13 +80,13 @@ def test_tractogram_without_streamlines_is_refused(tmp_path):
     made = nib.streamlines.Tractogram([], affine_to_rasmm=np.eye(4))
     nib.streamlines.TckFile(made).save(str(file))
     with pytest.raises(InputError, match=r"holds 0 streamlines \(.*empty\.tck\)\. Look at"):
-        measure_streamlines(file)
+        list(iterate_streamlines(file))
 
 
 def test_tractogram_cut_short_is_refused(tractogram):
     tractogram.write_bytes(tractogram.read_bytes()[:-40])
     with pytest.raises(InputError, match="cut short: it has no end mark"):
-        measure_streamlines(tractogram)
+        list(iterate_streamlines(tractogram))
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,14 @@ import pytest
 from kraken_bids.errors import InputError, ResourceError
 from kraken_bids.interfaces.mrtrix import (
     Convert,
-    CountStreamlines,
     EstimateFODs,
     EstimateResponses,
     KeepPositive,
+    MakeFiveTissue,
     MapDensity,
     MRtrixCommand,
     Track,
+    WeighStreamlines,
     explain_failure,
 )
 
@@ -33,6 +34,7 @@ def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.mif", "b.mif", "m.nii.gz", "wm.txt", "gm.txt", "csf.txt", "x.bvec", "x.bval"):
         (tmp_path / name).touch()
+    (tmp_path / "sub-01").mkdir()
     return tmp_path
 
 
@@ -54,12 +56,8 @@ def test_ifod2_command_is_that_of_the_training_recipe(files):
 
 
 def test_one_thread_means_no_worker_threads(files):
-    assert (
-        "-nthreads 0"
-        in CountStreamlines(
-            in_file="a.mif", labels_file="b.mif", radius_mm=4.0, n_threads=1
-        ).cmdline
-    )
+    density = MapDensity(in_file="a.mif", template_file="b.mif", n_threads=1)
+    assert "-nthreads 0" in density.cmdline
 
 
 def test_seed_of_random_numbers_is_hashed_and_threads_are_not(files):
@@ -74,21 +72,20 @@ def test_seed_of_random_numbers_is_hashed_and_threads_are_not(files):
     assert hashed(random_seed=1, n_threads=2) == hashed(random_seed=1)
 
 
-def test_counting_keeps_unassigned_streamlines(files):
-    count = CountStreamlines(in_file="a.mif", labels_file="b.mif", radius_mm=2.0)
-    assert command(count, files) == (
-        "tck2connectome -symmetric -keep_unassigned -nthreads 0 -assignment_radial_search 2 "
-        "a.mif b.mif counts.csv -force"
+def test_streamlines_are_weighed_within_the_tissues(files):
+    weigh = WeighStreamlines(in_file="a.mif", fod_file="b.mif", act_file="b.mif", n_threads=4)
+    assert command(weigh, files) == (
+        "tcksift2 -act b.mif -out_mu mu.txt -nthreads 4 a.mif b.mif weights.txt -force"
     )
 
 
 @pytest.mark.parametrize(
     ("n_shells", "lmax", "expected"),
     [
-        (2, None, "wm.txt fod_wm.mif gm.txt fod_gm.mif csf.txt fod_csf.mif -force"),
-        (1, None, "wm.txt fod_wm.mif csf.txt fod_csf.mif -force"),
-        (2, 4, "wm.txt fod_wm.mif gm.txt fod_gm.mif csf.txt fod_csf.mif -force -lmax 4,0,0"),
-        (1, 4, "wm.txt fod_wm.mif csf.txt fod_csf.mif -force -lmax 4,0"),
+        (2, None, "wm.txt fod_wm.mif gm.txt fod_gm.mif csf.txt fod_csf.mif"),
+        (1, None, "wm.txt fod_wm.mif csf.txt fod_csf.mif"),
+        (2, 4, "wm.txt fod_wm.mif gm.txt fod_gm.mif csf.txt fod_csf.mif -lmax 4,0,0"),
+        (1, 4, "wm.txt fod_wm.mif csf.txt fod_csf.mif -lmax 4,0"),
     ],
 )
 def test_one_shell_tells_two_tissues_apart(files, n_shells, lmax, expected):
@@ -98,7 +95,21 @@ def test_one_shell_tells_two_tissues_apart(files, n_shells, lmax, expected):
     )  # fmt: skip
     if lmax:
         fods.inputs.lmax = lmax
-    assert command(fods, files) == f"dwi2fod msmt_csd a.mif {expected} -nthreads 0"
+    assert command(fods, files) == f"dwi2fod -force msmt_csd a.mif {expected} -nthreads 0"
+
+
+@pytest.mark.parametrize("n_shells", [1, 3])
+def test_without_b0_there_is_white_matter_alone(files, n_shells):
+    responses = EstimateResponses(in_file="a.mif", algorithm="tournier", mask_file="m.nii.gz")
+    assert command(responses, files) == (
+        "dwi2response tournier a.mif response_wm.txt -force -mask m.nii.gz -nthreads 0"
+    )
+    fods = EstimateFODs(
+        in_file="a.mif", wm_response="wm.txt", algorithm="csd", n_shells=n_shells, lmax=4
+    )
+    assert command(fods, files) == (
+        "dwi2fod -force csd a.mif wm.txt fod_wm.mif -lmax 4 -nthreads 0"
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,6 +126,10 @@ def test_one_shell_tells_two_tissues_apart(files, n_shells, lmax, expected):
          f"mrconvert -axes 0,1,2 -coord 3 0 {QUIET} {TO}"),
         (KeepPositive, {"in_file": "a.mif"},
          f"mrcalc a.mif 0 -max positive.mif -force {QUIET}"),
+        (MakeFiveTissue, {"algorithm": "fsl", "in_file": "a.mif", "mask_file": "m.nii.gz"},
+         f"5ttgen fsl a.mif five_tissue.nii.gz -force -mask m.nii.gz {QUIET}"),
+        (MakeFiveTissue, {"algorithm": "hsvs", "subject_dir": "sub-01", "n_threads": 4},
+         "5ttgen hsvs sub-01 five_tissue.nii.gz -force -nthreads 4"),
         (MapDensity, {"in_file": "a.mif", "template_file": "b.mif"},
          "tckmap -nthreads 0 -template b.mif a.mif density.nii.gz -force"),
     ],

@@ -8,15 +8,16 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
-from kraken_bids.atlases import load_atlas
 from kraken_bids.errors import InputError, ResourceError
+from kraken_bids.images.gradient_check import AxisCheck
+from kraken_bids.images.streamline_ends import AssignedStreamlines
 from kraken_bids.interfaces import structural
 from kraken_bids.interfaces.structural import (
-    BuildConnectomes,
     CheckDiffusion,
+    CheckPlacement,
     CollectOverview,
-    MeasureTractogram,
     PrepareFiveTissue,
 )
 
@@ -30,15 +31,15 @@ def save(file, values, affine=AFFINE):
 
 @pytest.fixture
 def diffusion(tmp_path, monkeypatch):
-    """Inputs of a series of 6 x 6 x 6 voxels and 7 volumes."""
+    """Inputs of a series of 6 x 6 x 6 voxels and 8 volumes."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    bvals = np.array([0, 1000, 1000, 5, 2000, 2000, 2000])
-    bvecs = rng.normal(size=(7, 3))
+    bvals = np.array([0, 1000, 1000, 5, 2000, 2000, 2000, 1000])
+    bvecs = rng.normal(size=(8, 3))
     bvecs /= np.linalg.norm(bvecs, axis=1, keepdims=True)
     np.savetxt(tmp_path / "dwi.bval", bvals[None], fmt="%d")
     np.savetxt(tmp_path / "dwi.bvec", bvecs.T, fmt="%.6f")
-    values = rng.integers(1, 900, (6, 6, 6, 7)).astype(np.int16)
+    values = rng.integers(1, 900, (6, 6, 6, 8)).astype(np.int16)
     return {
         "dwi_file": save(tmp_path / "dwi.nii.gz", values),
         "bval_file": str(tmp_path / "dwi.bval"),
@@ -52,22 +53,44 @@ def test_check_hands_on_gradients_mean_and_facts(diffusion):
     assert outputs.n_shells == 2
     assert outputs.erosion == 3
     bvec_file, bval_file = outputs.gradient_files
-    assert np.loadtxt(bval_file).tolist() == [0, 1000, 1000, 0, 2000, 2000, 2000]
-    assert np.loadtxt(bvec_file).shape == (3, 7)
+    assert np.loadtxt(bval_file).tolist() == [0, 1000, 1000, 0, 2000, 2000, 2000, 1000]
+    assert np.loadtxt(bvec_file).shape == (3, 8)
     expected = nib.load(diffusion["dwi_file"]).get_fdata()[..., [0, 3]].mean(axis=-1)
     np.testing.assert_allclose(nib.load(outputs.b0_file).get_fdata(), expected)
     assert json.loads(Path(outputs.facts_file).read_text()) == {
-        "n_volumes": 7,
+        "n_volumes": 8,
         "n_b0": 2,
         "shells": "1000, 2000",
-        "directions": "2, 3",
+        "directions": "3, 3",
         "voxel_mm": 2.0,
+        "bvec_gain": 1.0,
     }
+    assert (outputs.response_algorithm, outputs.fod_algorithm) == ("dhollander", "msmt_csd")
+
+
+def test_series_without_b0_has_one_tissue_and_that_is_told(diffusion, tmp_path):
+    np.savetxt(tmp_path / "dwi.bval", np.array([[2000, 1000, 1000, 1000, 2000, 2000, 2000, 1000]]))
+    bvecs = np.loadtxt(tmp_path / "dwi.bvec")
+    np.savetxt(tmp_path / "dwi.bvec", bvecs / np.linalg.norm(bvecs, axis=0))
+    outputs = CheckDiffusion(**diffusion).run().outputs
+    assert (outputs.response_algorithm, outputs.fod_algorithm) == ("tournier", "csd")
+    assert "no b = 0" in json.loads(Path(outputs.facts_file).read_text())["fods_bias"]
+    expected = nib.load(diffusion["dwi_file"]).get_fdata()[..., [1, 2, 3, 7]].mean(axis=-1)
+    np.testing.assert_allclose(nib.load(outputs.b0_file).get_fdata(), expected)
+
+
+def test_wrong_b_vectors_are_refused_with_how_to_mend_them_unless_forced(caplog):
+    wrong = AxisCheck(((0, 1, 2), (1, -1, 1)), 1.31, 5000, 8.0)
+    message = r"b-vectors seem to be wrong: with the rows x, -y, z .* 31% more .*--force"
+    with pytest.raises(InputError, match=message):
+        structural.require_axes(wrong, bvec_file=Path("a.bvec"), force=False)
+    structural.require_axes(wrong, bvec_file=Path("a.bvec"), force=True)
+    assert "b-vectors seem to be wrong" in caplog.text
 
 
 def test_gradients_of_another_series_are_refused(diffusion, tmp_path):
     np.savetxt(tmp_path / "dwi.bval", np.zeros((1, 5)))
-    with pytest.raises(InputError, match="7 volumes, 5 b-values and 7 b-vectors"):
+    with pytest.raises(InputError, match="8 volumes, 5 b-values and 8 b-vectors"):
         CheckDiffusion(**diffusion).run()
 
 
@@ -162,105 +185,10 @@ def test_tissues_in_another_space_are_refused(mask_file, tmp_path):
         PrepareFiveTissue(five_tissue_file=ready, mask_file=mask_file).run()
 
 
-@pytest.fixture
-def tractogram(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    lines = [np.array([[0, 0, 0], [0, 3, 4.0]]), np.array([[0, 0, 0], [0, 0, 1], [0, 0, 3.0]])]
-    made = nib.streamlines.Tractogram(lines, affine_to_rasmm=np.eye(4))
-    nib.streamlines.TckFile(made).save(str(tmp_path / "ready.tck"))
-    return str(tmp_path / "ready.tck")
-
-
-def test_tractogram_is_measured(tractogram):
-    outputs = MeasureTractogram(in_file=tractogram, algorithm="sdstream").run().outputs
-    assert outputs.tractogram_file == tractogram
-    np.testing.assert_allclose(np.load(outputs.lengths_file), [5, 3])
-    facts = json.loads(Path(outputs.facts_file).read_text())
-    assert facts["sdstream_source"] == "given: ready.tck"
-    assert facts["sdstream_n_streamlines"] == 2
-    assert facts["sdstream_median_length_mm"] == 4
-    assert facts["sdstream_bias"] == "seeding not dynamic"
-
-
-@pytest.fixture
-def counted(tmp_path, monkeypatch):
-    """Inputs of `BuildConnectomes`: fs86 without its last and third region; 8 streamlines."""
-    monkeypatch.chdir(tmp_path)
-    labels = np.zeros((90, 2, 1), np.int16)
-    labels[:86, 0, 0] = np.arange(1, 87)
-    labels[labels == 3] = 0
-    labels[labels == 86] = 0
-    table = np.zeros((86, 86))
-    table[1, 2] = table[2, 1] = 6
-    table[0, 5] = table[5, 0] = 1
-    table[4, 4] = 1
-    text = "# command_history: tck2connectome\n"
-    text += "\n".join(",".join(f"{value:g}" for value in row) for row in table)
-    (tmp_path / "counts.csv").write_text(text + "\n")
-    volumes = [0.0 if index in {2, 85} else 8.0 for index in range(86)]
-    (tmp_path / "volumes.json").write_text(json.dumps({"fs86": volumes}))
-    (tmp_path / "facts.json").write_text(json.dumps({"n_volumes": 7}))
-    mask = np.ones((45, 2, 1), np.uint8)
-    return {
-        "algorithms": ["sdstream"],
-        "atlases": ["fs86"],
-        "counts_files": [str(tmp_path / "counts.csv")],
-        "labels_files": [save(tmp_path / "labels.nii.gz", labels)],
-        "volumes_file": str(tmp_path / "volumes.json"),
-        "facts_files": [str(tmp_path / "facts.json")],
-        "mask_file": save(tmp_path / "mask.nii.gz", mask),
-        "radius_mm": 4.0,
-    }
-
-
-def test_connectomes_have_all_regions_and_the_training_scale(counted):
-    outputs = BuildConnectomes(**counted).run().outputs
-    with np.load(outputs.connectomes_file) as made:
-        assert sorted(made) == ["SCsdstream_fs86_count", "SCsdstream_fs86_volnorm"]
-        count, volnorm = made["SCsdstream_fs86_count"], made["SCsdstream_fs86_volnorm"]
-    assert count.shape == volnorm.shape == (86, 86)
-    assert np.flatnonzero(np.isnan(np.diagonal(count))).tolist() == [2, 85]
-    assert count[0, 1] == 6 * 5e6 / 8
-    assert volnorm[0, 1] == pytest.approx(6 * 5e6 / 8 * 1.953125 / 8)
-
-
-def test_quality_names_missing_and_idle_regions(counted):
-    names = load_atlas("fs86").region_names
-    quality = json.loads(Path(BuildConnectomes(**counted).run().outputs.qc_file).read_text())
-    assert quality["n_volumes"] == 7
-    assert quality["assignment_radius_mm"] == 4
-    assert quality["sdstream_fs86_assigned_fraction"] == 6 / 8
-    assert quality["sdstream_fs86_within_region_fraction"] == 1 / 8
-    assert quality["sdstream_fs86_unassigned_fraction"] == 1 / 8
-    regions = quality["regions"]["fs86"]
-    assert regions["missing"] == [names[2], names[85]]
-    assert regions["without_streamlines"]["sdstream"] == list(names[2:])
-    assert regions["coverage"][0] == 1
-    assert regions["coverage"][44] == 1
-    assert regions["coverage"][45] == 0
-
-
-def test_region_too_small_to_be_measured_counts_as_one_voxel(counted, tmp_path):
-    volumes = json.loads(Path(counted["volumes_file"]).read_text())
-    volumes["fs86"][0] = 0.0
-    Path(counted["volumes_file"]).write_text(json.dumps(volumes))
-    outputs = BuildConnectomes(**counted).run().outputs
-    with np.load(outputs.connectomes_file) as made:
-        # Voxels of 2 mm: 8 mm³.
-        assert made["SCsdstream_fs86_volnorm"][0, 1] == pytest.approx(6 * 5e6 / 8 * 1.953125 / 8)
-    regions = json.loads(Path(outputs.qc_file).read_text())["regions"]["fs86"]
-    assert regions["volume_set_to_one_voxel"] == [load_atlas("fs86").region_names[0]]
-
-
-def test_labels_beyond_the_atlas_are_refused(counted, tmp_path):
-    np.savetxt(tmp_path / "counts.csv", np.ones((88, 88)), delimiter=",")
-    with pytest.raises(InputError, match="holds label 87, the atlas has 86 regions"):
-        BuildConnectomes(**counted).run()
-
-
 def test_overview_is_on_the_grid_of_its_background(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    np.save(tmp_path / "lengths.npy", np.array([3.0, 5.0]))
+    regions = {"fs86": np.int16([[1, 2], [2, 0]])}
+    AssignedStreamlines(regions, np.float32([3, 5])).save(tmp_path / "assignments.npz")
     tissues = np.zeros((12, 12, 12, 5), np.float32)
     tissues[..., 2] = 1
     fine = np.diag([1.0, 1, 1, 1])
@@ -269,7 +197,8 @@ def test_overview_is_on_the_grid_of_its_background(tmp_path, monkeypatch):
         density_file=save(tmp_path / "tdi.nii.gz", np.full((6, 6, 6), 2, np.float32)),
         five_tissue_file=save(tmp_path / "5tt.nii.gz", tissues, fine),
         algorithms=["ifod2act"],
-        lengths_files=[str(tmp_path / "lengths.npy")],
+        assignments_files=[str(tmp_path / "assignments.npz")],
+        fod_file=save(tmp_path / "fod.nii.gz", np.ones((12, 12, 12, 3), np.float32), fine),
     ).run().outputs  # fmt: skip
     with np.load(outputs.overview_file) as overview:
         assert overview["background"].shape == overview["density"].shape == (6, 6, 6)
@@ -277,3 +206,68 @@ def test_overview_is_on_the_grid_of_its_background(tmp_path, monkeypatch):
         assert overview["five_tissue"][..., 2].all()
         np.testing.assert_array_equal(overview["affine"], AFFINE)
         assert overview["lengths_ifod2act"].tolist() == [3, 5]
+        assert overview["ends_ifod2act_fs86"].tolist() == [1, 2, *[0] * 84]
+        assert overview["orientation"].shape == (6, 6, 6, 3)
+
+
+def brain_codes() -> np.ndarray:
+    """FreeSurfer codes of an egg, wider behind and flat below, on `BRAIN_AFFINE`."""
+    x, y, z = np.moveaxis(np.stack(np.indices((50, 56, 46)), -1) @ BRAIN_AFFINE[:3, :3].T, -1, 0)
+    x, y, z = x + BRAIN_AFFINE[0, 3], y + BRAIN_AFFINE[1, 3], z + BRAIN_AFFINE[2, 3]
+    radius = (x / (64 - 0.1 * y)) ** 2 + (y / 85) ** 2 + (z / 60) ** 2
+    codes = np.where(radius < 0.7, 2, 1002) * ((radius < 1) & (z > -35))
+    return codes.astype(np.int16)
+
+
+BRAIN_AFFINE = np.diag([-4.0, 4.0, 4.0, 1.0])
+BRAIN_AFFINE[:3, 3] = 100, -110, -90
+
+
+def placed(tmp_path, movement) -> CheckPlacement:
+    codes = brain_codes()
+    return CheckPlacement(
+        labels_file=save(tmp_path / "aparc.nii.gz", codes, movement @ BRAIN_AFFINE),
+        mask_file=save(tmp_path / "mask.nii.gz", (codes > 0).astype(np.uint8), BRAIN_AFFINE),
+        reference_file=save(tmp_path / "b0.nii.gz", codes.astype(np.float32), BRAIN_AFFINE),
+        where="from-fsnative.txt",
+    )
+
+
+def movement(shift=(0, 0, 0), degrees=0.0):
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("x", degrees, degrees=True).as_matrix()
+    turn[:3, 3] = shift
+    return turn
+
+
+@pytest.mark.parametrize(
+    "wrong", [movement((15, 0, 0)), movement((0, 0, -15)), movement(degrees=20)]
+)
+def test_labels_moved_by_a_wrong_transform_are_refused(tmp_path, monkeypatch, wrong):
+    monkeypatch.chdir(tmp_path)
+    message = r"FreeSurfer's labels lie \d+ mm and \d+ degrees off.*from-fsnative\.txt; .*mask"
+    with pytest.raises(InputError, match=message):
+        placed(tmp_path, wrong).run()
+
+
+def test_labels_in_place_hand_the_reference_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outputs = placed(tmp_path, movement((2, -1, 1), degrees=2)).run().outputs
+    assert outputs.reference_file == str(tmp_path / "b0.nii.gz")
+
+
+def test_image_made_in_another_space_is_moved_and_not_interpolated(mask_file, tmp_path):
+    """The way is 10 mm to the left (x grows to the left in ITK's frame)."""
+    step = tmp_path / "xfm.txt"
+    step.write_text(
+        "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
+        "Parameters: 1 0 0 0 1 0 0 0 1 -10 0 0\nFixedParameters: 0 0 0\n"
+    )
+    away = AFFINE.copy()
+    away[0, 3] = 10
+    made = save(tmp_path / "5tt.nii.gz", tissue_values(), away)
+    steps = [{"file": str(step), "source": "fsnative", "target": "ACPC", "inverted": False}]
+    prepare = PrepareFiveTissue(five_tissue_file=made, mask_file=mask_file, steps=steps)
+    image = nib.load(prepare.run().outputs.out_file)
+    np.testing.assert_allclose(image.affine, AFFINE, atol=1e-6)
+    np.testing.assert_array_equal(image.get_fdata(), tissue_values())

@@ -23,6 +23,7 @@ from kraken_bids.report.pages import (
 )
 
 MISSING, FLAVORS = 7, 6  # as in the data sets of conftest.py
+MEASURED = ("FCcorr_fs86_hpf", "FCcorr_fs86_hpfgsr", "FCpcorr_fs86_hpf")
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -97,7 +98,7 @@ def test_pictures_have_words_and_a_size(page):
     for picture in Page(page).pictures:
         assert len(picture["alt"]) > 10
         content = base64.b64decode(picture["src"].partition(",")[2])
-        assert len(content) <= 100_000
+        assert len(content) <= 260_000
         assert int(picture["width"]) > 100
 
 
@@ -132,6 +133,31 @@ def test_participant_page_names_missing_regions_and_unusual_measures(participant
     assert "kept_minutes is 3.61 : less than 5 minutes" in text
 
 
+def test_page_with_functional_connectomes_says_how_they_differ(participant_page, empty, fake):
+    words = "differ from those the published model was trained on"
+    assert words in Page(participant_page).text
+    entities = [("sub", "01")]
+    fake.save_matrix(empty, "SCsdstream_fs86_volnorm", np.eye(86), "connectome", entities)
+    assert words not in Page(build_participant_page(empty, "01")).text
+
+
+def test_anchors_and_similarity_are_on_the_page(fake, empty, rng):
+    fake.make_participant(empty, "02", rng)
+    table = empty / "sub-02" / "func" / "sub-02_task-rest_desc-fc_qc.tsv"
+    head, row = table.read_text().splitlines()
+    names = [f"training_mean_r_FCcorr_{atlas}_hpf" for atlas in ("fs86", "shen268", "coco439")]
+    table.write_text("\t".join([head, *names]) + f"\n{row}\t0.81\t0.05\tn/a\n")
+    found = Page(build_participant_page(empty, "02"))
+    assert any("beside published values" in picture["alt"] for picture in found.pictures)
+    assert (
+        f"{names[1]} is 0.05 : far less like the mean of the model's training data" in found.text
+    )
+    (grid,) = (table for table in found.tables if any("fd_mean_mm" in row for row in table))
+    shown = {row[0]: row[1] for row in grid}
+    assert (shown[names[0]], shown[names[1]]) == ("0.81", "0.05")
+    assert names[2] not in shown  # without a value it is one of the other measures
+
+
 def test_participant_page_says_the_correlation_of_predictions(cohort, participant_page):
     session = read_session(cohort[0], "01", None)
     predicted = read_session(cohort[1], "01", None).predicted
@@ -149,8 +175,10 @@ def test_participant_page_says_the_correlation_of_predictions(cohort, participan
 
 def test_participant_page_shows_a_picture_for_every_connectome(participant_page):
     alts = [picture["alt"] for picture in Page(participant_page).pictures]
-    assert sum(alt.startswith("Matrix of ") for alt in alts) == FLAVORS
-    assert any(alt.startswith("Matrix of SCifod2act_fs86_count,") for alt in alts)
+    functional, structural = (alt for alt in alts if alt.startswith("Matrices of "))
+    assert all(name in functional for name in MEASURED)
+    assert structural.count("SC") == FLAVORS - 3
+    assert "SCifod2act_fs86_count" in structural
     assert sum("measured and predicted" in alt for alt in alts) == 5
     assert sum("desc-qc" in alt for alt in alts) == 2
 
@@ -236,7 +264,14 @@ def test_damaged_files_become_warnings(fake, empty, rng):
     assert "FCcorrHPF_relmat.tsv is not a whole labelled matrix" in found.text
     assert "'meas-mine' is unknown" in found.text
     assert not any("bold" in picture["alt"] for picture in found.pictures)
-    assert any("FCcorr_fs86_hpfgsr" in picture["alt"] for picture in found.pictures)
+    panels = [row["alt"] for row in found.pictures if row["alt"].startswith("Matrices of ")]
+    assert ["FCcorr_fs86_hpfgsr" in alt for alt in panels] == [True]
+
+
+def mean_edges(page):
+    """Mean edge of each functional connectome, as a page's tables say."""
+    tables = [table for table in Page(page).tables if table[0][0] == "connectome"]
+    return [row[3] for table in tables for row in table[1:]]
 
 
 def test_of_several_runs_the_combined_connectome_is_shown(fake, empty):
@@ -244,7 +279,7 @@ def test_of_several_runs_the_combined_connectome_is_shown(fake, empty):
         entities = [("sub", "01"), ("task", "rest"), *run]
         matrix = np.full((86, 86), value)
         fake.save_matrix(empty, "FCcorr_fs86_hpf", matrix, "connectome", entities, space="T1w")
-    assert "mean edge 0.300" in Page(build_participant_page(empty, "01")).text
+    assert mean_edges(build_participant_page(empty, "01")) == ["0.3"]
 
 
 def test_sessions_have_pages_of_their_own(fake, empty):
@@ -255,12 +290,10 @@ def test_sessions_have_pages_of_their_own(fake, empty):
         )
     page_file = write_participant_page(empty, "01", "b")
     assert page_file.name == "sub-01_ses-b.html"
-    text = Page(page_file.read_text("utf-8")).text
-    assert "mean edge 0.200" in text
-    assert "ses-a" not in text
-    both = Page(build_participant_page(empty, "01")).text
-    assert "mean edge 0.100" in both
-    assert "mean edge 0.200" in both
+    text = page_file.read_text("utf-8")
+    assert mean_edges(text) == ["0.2"]
+    assert "ses-a" not in Page(text).text
+    assert mean_edges(build_participant_page(empty, "01")) == ["0.1", "0.2"]
 
 
 def test_only_measures_outside_the_usual_are_told():

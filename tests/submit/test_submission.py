@@ -158,9 +158,11 @@ def test_relative_paths_are_those_of_the_place_of_the_call(
     submit, scheduler, out, cohort, monkeypatch
 ):
     monkeypatch.chdir(cohort.root)
-    code, _, said = submit("-d", "fmriprep=derivatives/fmriprep")
+    pattern = "derivatives/5tt/sub-{participant}.nii.gz"
+    code, _, said = submit("-d", "fmriprep=derivatives/fmriprep", "--five-tissue", pattern)
     assert code == 0, said
     options = tomllib.loads(written_files(out)["participant.toml"])
+    assert options["five_tissue"] == f"{cohort.root}/{pattern}"
     assert options["derivatives"] == [f"fmriprep={cohort.root}/derivatives/fmriprep"]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from kraken_bids.interfaces.functional import CombineRuns
 from kraken_bids.plan import FunctionalRun, LabelSource
-from kraken_bids.report.quality_figures import draw_functional_qc
+from kraken_bids.report.functional_figure import draw_functional_qc
 from kraken_bids.settings import FunctionalOptions
 from kraken_bids.workflows.denoised import init_denoised_wf
 from kraken_bids.workflows.functional import atlas_regions

@@ -86,7 +86,8 @@ def load(file):
 
 
 def test_run_gives_nine_connectomes(run, tmp_path):
-    outputs = collect(init_functional_wf(run, options=FunctionalOptions()), tmp_path / "work")
+    options = FunctionalOptions(pcorr_given=tuple(SIZES))
+    outputs = collect(init_functional_wf(run, options=options), tmp_path / "work")
     connectomes = load(outputs.connectomes_file)
     assert {name: matrix.shape for name, matrix in connectomes.items()} == {
         f"{kind}_{atlas}_{variant}": (size, size)
@@ -115,15 +116,18 @@ def test_options_reach_the_nodes(run):
         high_pass_edge_hz=0.001,
         skip_s=3.0,
         pcorr_lambda=(("fs86", 0.5),),
+        pcorr_given=("fs86",),
         min_coverage=0.25,
     )
     workflow = init_functional_wf(run, options=options)
     inputs = workflow.get_node("denoise").inputs
     for field in dataclasses.fields(FunctionalOptions):
-        if field.name != "pcorr_lambda":
+        if not field.name.startswith("pcorr_"):
             assert getattr(inputs, field.name) == getattr(options, field.name)
     assert inputs.min_coverage == 0.25
     assert inputs.pcorr_lambda == {"fs86": 0.5, "shen268": 0.06, "coco439": 0.06}
+    sources = {"fs86": "given", "shen268": "default", "coco439": "default"}
+    assert inputs.lambda_sources == sources
     assert workflow.get_node("parcellate").inputs.with_components is False
 
 
@@ -142,7 +146,16 @@ def test_runs_are_combined(run, tmp_path):
     combine.inputs.inputnode.qc_files = [outputs.qc_file] * 2
     combined = collect(combine, tmp_path / "again")
     once, twice = load(outputs.connectomes_file), load(combined.connectomes_file)
-    assert set(once) == set(twice)
+    # one run has fewer degrees of freedom than regions, two have more than fs86
+    assert set(twice) - set(once) == {"FCpcorr_fs86_hpf"}
+    qc, both = (json.loads(Path(one.qc_file).read_text()) for one in (outputs, combined))
+    assert [name for name in qc if name.startswith("pcorr_withheld")] == [
+        f"pcorr_withheld_{atlas}" for atlas in SIZES
+    ]
+    assert qc["dof_hpf"] < 86 <= both["dof_hpf"] == 2 * qc["dof_hpf"] < 267
+    assert "pcorr_withheld_fs86" not in both
+    assert "pcorr_lambda_fs86" not in qc
+    assert both["pcorr_lambda_source_fs86"] == "training value"
     for name, matrix in once.items():
         np.testing.assert_allclose(twice[name], matrix, atol=1e-9)
 

@@ -12,18 +12,18 @@ import pytest
 
 from kraken_bids.atlases import load_atlas
 from kraken_bids.bids.names import output_path
-from kraken_bids.bids.regularization import partial_path, save_partial
+from kraken_bids.bids.regularization import has_few_dof, partial_path, save_partial
 from kraken_bids.bids.writers import read_connectome, write_connectome, write_json
 from kraken_bids.connectome.edges import edges_to_matrix, matrix_to_edges
 from kraken_bids.connectome.partial import mean_precision, partial_correlation, search_lambda
 from kraken_bids.flavors import Flavor
-from kraken_bids.lambda_search import tell_adapted_lambdas
+from kraken_bids.lambda_search import plan_fitted_lambdas, plan_lambda_search
 from kraken_bids.model.krakencoder import Krakencoder
 from kraken_bids.model.training import train_krakencoder
 from kraken_bids.model_commands.cli import main as kraken_model
 from kraken_bids.plan import CohortSession, LambdaSearchPlan, LambdaTarget
-from kraken_bids.settings import TranslationOptions
-from kraken_bids.workflows.translation import init_translation_wf
+from kraken_bids.settings import RegularizationOptions, Settings, TranslationOptions
+from kraken_bids.workflows.translation import init_session_translation_wf, init_translation_wf
 
 CORR, PARTIAL, SC = "FCcorr_fs86_hpf", "FCpcorr_fs86_hpf", "SCsdstream_fs86_volnorm"
 REGIONS = load_atlas("fs86").region_names
@@ -230,15 +230,118 @@ def test_sidecars_say_which_lambda_was_used(predicted, by_command):
     }
 
 
-def test_adaptation_says_and_warns_of_its_lambda(predicted, by_command, cohort, caplog):
-    fitted = predicted / "group/desc-meanfit+meanshift_adaptation.safetensors"
-    assert read_json(fitted)["provenance"]["pcorr_lambda"] == {"fs86": by_command[1]}
-    tell_adapted_lambdas(cohort[1], "meanfit")
-    assert caplog.text == ""
-    tell_adapted_lambdas(cohort[1], str(fitted))
-    assert (
-        f"with lambda {by_command[1]!r}, but those to adapt have 0.06 (5 sessions)" in caplog.text
+def settings_with(adaptation):
+    translation = TranslationOptions(adaptation=str(adaptation))
+    folders = {"bids_dir": Path(), "output_dir": Path(), "work_dir": Path()}
+    return Settings(**folders, level="group", translation=translation)
+
+
+@pytest.fixture(scope="module")
+def fitted(predicted):
+    return predicted / "group/desc-meanfit+meanshift_adaptation.safetensors"
+
+
+def test_adaptation_says_its_lambda(fitted, by_command):
+    assert read_json(fitted)["provenance"]["pcorr_lambda"] == {PARTIAL: by_command[1]}
+
+
+def test_partial_correlations_of_another_lambda_are_made_like_those_fitted(
+    tmp_path, predicted, fitted, by_command, cohort, bundle
+):
+    root, sessions = cohort
+    assert plan_fitted_lambdas(settings_with("meanfit"), sessions) is None
+    plan = plan_fitted_lambdas(settings_with(fitted), sessions)
+    assert plan.fitted == (("fs86", by_command[1]),)
+    dataset_dir, problems = run(
+        sessions, bundle, tmp_path, search=plan, root=root, adaptation=str(fitted)
     )
+    assert problems == []
+    assert not search_file(dataset_dir).exists()
+    for label in LABELS:
+        made, before = (partial_file(folder, label) for folder in (dataset_dir, predicted))
+        assert made.read_bytes() == before.read_bytes()
+    sidecar = read_json(partial_file(dataset_dir, "01"))
+    assert sidecar["RegularizationSource"] == f"adaptation {fitted.name}"
+    assert "searched on 4 matrices" in read_json(before)["RegularizationSource"]
+    again = dataset_dir / "group" / fitted.name
+    assert read_json(again)["provenance"]["pcorr_lambda"] == {PARTIAL: by_command[1]}
+
+
+def test_partial_correlations_of_the_fitted_lambda_stay(predicted, fitted, cohort):
+    measured, made = cohort[1][0], partial_file(predicted, "01")
+    rows = [(name, made if name == PARTIAL else file) for name, file in measured.connectomes]
+    like = replace(measured, connectomes=tuple(rows))
+    assert plan_fitted_lambdas(settings_with(fitted), [like]) is None
+    plan = plan_fitted_lambdas(settings_with(fitted), [like, cohort[1][1]])
+    assert plan.unchanged == (("fs86",), ())
+    assert plan.correlations == ((), (("fs86", dict(cohort[1][1].connectomes)[CORR]),))
+
+
+def test_single_participant_is_adapted_with_the_lambda_fitted(
+    tmp_path, predicted, fitted, cohort, bundle, by_command
+):
+    root, sessions = cohort
+    without = replace(
+        sessions[1], connectomes=tuple(row for row in sessions[1].connectomes if row[0] != CORR)
+    )
+    for session, n_problems in ((sessions[0], 0), (without, 1)):
+        workflow = init_session_translation_wf(
+            sessions=(session,),
+            options=TranslationOptions(
+                model_dir=bundle.path, model_sha256=bundle.sha256, device="cpu",
+                adaptation=str(fitted),
+            ),
+            dataset_dir=tmp_path / "predictions",
+            sources_root=root,
+            search=plan_fitted_lambdas(settings_with(fitted), [session]),
+        )  # fmt: skip
+        workflow.base_dir = str(tmp_path / session.label)
+        nodes = {node.name: node for node in workflow.run(plugin="Linear").nodes()}
+        problems = read_json(Path(nodes["read"].result.outputs.problems_file))["problems"]
+        assert len(problems) == n_problems
+    name = "sub-01/func/sub-01_atlas-fs86_meas-FCcorrHPF_desc-fusion_relmat.json"
+    found, before = read_json(tmp_path / "predictions" / name), read_json(predicted / name)
+    assert (
+        found["InputRegularization"] == before["InputRegularization"] == {PARTIAL: by_command[1]}
+    )
+    table = name.replace(".json", ".tsv")
+    np.testing.assert_allclose(
+        read_connectome(tmp_path / "predictions" / table)[0],
+        read_connectome(predicted / table)[0],
+        atol=1e-5,
+    )
+
+
+def test_sessions_with_few_degrees_of_freedom_are_left_out(
+    tmp_path, cohort, target, bundle, predicted, by_command
+):
+    root, sessions = cohort
+    short = tmp_path / "sub-04_atlas-fs86_meas-FCcorrHPF_relmat.tsv"
+    short.write_bytes(dict(sessions[3].connectomes)[CORR].read_bytes())
+    write_json(short.with_suffix(".json"), {"DegreesOfFreedom": 85.0, "MissingNodes": []})
+    assert has_few_dof(short)
+    write_json(
+        short.with_suffix(".json"), {"DegreesOfFreedom": 85.0, "MissingNodes": [REGIONS[0]]}
+    )
+    assert not has_few_dof(short)
+    write_json(short.with_suffix(".json"), {"NumberOfRetainedVolumes": 86})
+    assert has_few_dof(short)
+    rows = [(name, short if name == CORR else file) for name, file in sessions[3].connectomes]
+    changed = (*sessions[:3], replace(sessions[3], connectomes=tuple(rows)), sessions[4])
+    settings = replace(
+        settings_with("none"),
+        regularization=RegularizationOptions(("fs86",), (("fs86", target),)),
+    )
+    plan = plan_lambda_search(settings, changed)
+    assert plan.withheld == ((), (), (), ("fs86",), ())
+    dataset_dir, problems = run(changed, bundle, tmp_path, search=plan, root=root)
+    assert problems == []
+    facts = read_json(search_file(dataset_dir))
+    assert (facts["NumberOfMatrices"], facts["FewDegreesOfFreedom"]) == (3, ["sub-04"])
+    assert facts["Regularization"] != by_command[1]
+    assert not partial_file(dataset_dir, "04").exists()
+    name = "sub-04/func/sub-04_atlas-fs86_meas-FCcorrHPF_desc-fusion_relmat.json"
+    assert PARTIAL not in read_json(dataset_dir / name)["PredictedFrom"]
 
 
 def test_model_is_given_the_matrices_made(tmp_path, cohort, target, bundle, by_command):
@@ -274,8 +377,9 @@ def test_correlations_of_another_pipeline_keep_their_mark(tmp_path, cohort):
     path = partial_path(file, flavor, (("sub", "01"),))
     assert path.name == file.name.replace("FCcorrHPF", "FCpcorrHPF")
     saved = save_partial(
-        tmp_path, path, flavor, measured, lambda_=0.1, correlation_file=file, sources=()
-    )
+        tmp_path, path, flavor, measured, lambda_=0.1, lambda_source="given",
+        correlation_file=file, sources=(),
+    )  # fmt: skip
     sidecar = read_json(saved)
     assert sidecar["Denoising"] == {"Strategy": "simple"}
     assert "not the recipe" in sidecar["OffRecipe"]
@@ -297,9 +401,9 @@ def test_nothing_changes_without_a_search(tmp_path, cohort, bundle):
     assert not search_file(dataset_dir).exists()
     assert not partial_file(dataset_dir, "01").exists()
     sidecar = next(dataset_dir.glob("sub-01/func/*desc-fusion_relmat.json"))
-    assert "InputRegularization" not in sidecar.read_text("utf-8")
-    fitted = dataset_dir / "group/desc-meanfit+meanshift_adaptation.json"
-    assert "pcorr_lambda" not in fitted.read_text("utf-8")
+    assert read_json(sidecar)["InputRegularization"] == {PARTIAL: 0.06}
+    fitted = read_json(dataset_dir / "group/desc-meanfit+meanshift_adaptation.json")
+    assert fitted["provenance"]["pcorr_lambda"] == {PARTIAL: 0.06}
 
 
 def test_sessions_that_cannot_follow_are_told_and_left_out(tmp_path, cohort, target, bundle):
@@ -318,7 +422,7 @@ def test_sessions_that_cannot_follow_are_told_and_left_out(tmp_path, cohort, tar
         changed, bundle, tmp_path, search=plan_of(changed, target), root=root
     )
     told = {(row["participant"], row["flavor"]): row["what"] for row in problems}
-    assert "cannot be made with the lambda found" in told["02", PARTIAL]
+    assert "cannot be made with the cohort's lambda" in told["02", PARTIAL]
     assert "not a whole labelled matrix" in told["03", PARTIAL]
     assert set(told) == {("02", PARTIAL), ("03", PARTIAL), ("03", CORR)}
     assert read_json(search_file(dataset_dir))["LeftOut"] == ["sub-03"]

@@ -275,6 +275,43 @@ def test_ready_tractograms_need_no_diffusion_series(sloppy, one_shell, tmp_path)
 
 @pytest.mark.slow
 @needs_mrtrix
+def test_sums_of_sift2_weights_are_those_of_tck2connectome(sloppy, one_shell, tmp_path):
+    shutil.copytree(sloppy.parent, tmp_path / "copy")
+    folder = run_workflow(one_shell, tmp_path / "copy", sloppy=True, sift2=True)
+    made, before = connectomes(folder), connectomes(sloppy)
+    assert len(made) == 8
+    assert all(np.array_equal(made[name], before[name], equal_nan=True) for name in before)
+    for algorithm in ("ifod2act", "sdstream"):
+        weights = folder / f"weigh_{algorithm}" / "weights.txt"
+        subprocess.run(
+            [
+                "tck2connectome", f"{folder}/track_{algorithm}/{algorithm}.tck",
+                folder / "resample_labels" / "fs86_dseg.nii.gz", tmp_path / "sums.csv",
+                "-symmetric", "-zero_diagonal", "-tck_weights_in", weights, "-quiet", "-force",
+            ],
+            check=True,
+        )  # fmt: skip
+        sums = np.loadtxt(tmp_path / "sums.csv", delimiter=",", comments="#")
+        sift2 = np.nan_to_num(made[f"SC{algorithm}_fs86_sift2"])[: len(sums), : len(sums)]
+        assert sums.sum() > 0
+        np.testing.assert_allclose(sift2, sums * 5e6 / N_STREAMLINES, rtol=1e-4)
+        assert quality(folder)[f"{algorithm}_sift2_mu"] > 0
+    assert "-act" in (folder / "weigh_ifod2act" / "command.txt").read_text()
+    assert "-act" not in (folder / "weigh_sdstream" / "command.txt").read_text()
+
+
+def test_ready_tractograms_without_fods_are_not_weighed_and_that_is_told(tmp_path, caplog):
+    tract, mask = tmp_path / "ready.tck", tmp_path / "mask.nii.gz"
+    tract.touch()
+    mask.touch()
+    run = bare(tractograms=(("sdstream", tract),), mask_file=mask)
+    names = init_structural_wf(run, options=StructuralOptions(sift2=True)).list_node_names()
+    assert not any("weigh" in name for name in names)
+    assert "neither a diffusion series nor FODs: no SIFT2 weights" in caplog.text
+
+
+@pytest.mark.slow
+@needs_mrtrix
 def test_killed_tracking_leaves_nothing_that_a_second_run_stumbles_over(
     sloppy, one_shell, tmp_path
 ):
@@ -341,6 +378,25 @@ def test_only_what_is_missing_is_tracked(phantom, tmp_path):
     assert "track_sdstream" in names
     assert "track_ifod2act" not in names
     assert "five_tissue" not in names
+
+
+def test_labels_are_checked_where_tissues_are_not_made_from_them(phantom):
+    """Labels wait for the check, so that none are made where they are wrong."""
+
+    def nodes(**changes):
+        codes = LabelSource("fs86", MAP, "T1w", codes="freesurfer")
+        fields = {**vars(phantom), "labels": (codes,), "segmentation": codes, **changes}
+        return init_structural_wf(DiffusionRun(**fields), options=StructuralOptions())
+
+    ready = nodes()
+    check, labels = ready.get_node("check_placement"), ready.get_node("resample_labels")
+    assert labels in set(ready._graph.successors(check))
+    source = LabelSource("tissues", MAP, "T1w", codes="freesurfer")
+    from_labels = nodes(five_tissue_file=None, tissues=source)
+    assert "check_placement" not in from_labels.list_node_names()
+    given = nodes(tractograms=(("ifod2act", phantom.mask_file),))
+    assert "check_placement" in given.list_node_names()
+    assert "check_placement" not in nodes(labels=phantom.labels).list_node_names()
 
 
 def test_quick_seeding_is_by_fibre_density(phantom):

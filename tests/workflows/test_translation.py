@@ -310,6 +310,19 @@ def test_participants_table_says_what_each_brought(predicted):
     assert set(described) == set(rows[0])
 
 
+def test_participants_table_compares_with_the_training_mean(predicted, raw, bundle):
+    rows = table(predicted / "group/desc-participant_qc.tsv")
+    for name in FLAVORS:
+        mean = bundle.training_mean(name)
+        for row, edges in zip(rows, raw[name], strict=True):
+            there = ~np.isnan(edges)
+            if not there.any():
+                assert row[f"training_mean_r_{name}"] == "n/a"
+                continue
+            expected = np.corrcoef(edges[there], mean[there])[0, 1]
+            assert float(row[f"training_mean_r_{name}"]) == pytest.approx(expected, abs=1e-5)
+
+
 def test_cohort_mean_is_that_of_the_measured_connectomes(predicted, raw):
     path = predicted / "group/atlas-fs86_meas-SCifod2actVN_stat-mean_relmat.tsv"
     matrix, _ = read_connectome(path, REGIONS)

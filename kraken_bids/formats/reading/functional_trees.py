@@ -18,7 +18,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from typing import Any
 
 from ...atlases import atlas_names
 from ...bids.files import FoundFile, parse_name
+from ...bids.ready_processing import giga_strategy, giga_variant
 from ...bids.xcp_d import processing as xcp_d_processing
 from ...errors import InputError, KrakenBIDSError
 from ..inputs import FlavorInput, Wanted
@@ -50,9 +50,6 @@ _log = logging.getLogger(__name__)
 KIND = "FCcorr"
 XCP_D_ENDINGS = ("_relmat.tsv", "_conmat.tsv")
 GIGA_ENDINGS = ("_relmat.tsv",)
-
-#: giga_connectome's own strategies without ``gsr``: all are high-pass filtered, none low-pass.
-GIGA_STRATEGIES = frozenset({"simple", "scrubbing2", "scrubbing5", "acompcor50", "icaaroma"})
 
 
 @dataclass(frozen=True)
@@ -272,23 +269,17 @@ def _read_sidecar(path: Path) -> Mapping[str, Any]:
     return content if isinstance(content, Mapping) else {}
 
 
-def _giga_parts(file: FoundFile) -> tuple[str, str]:
-    """Rest of the atlas' name, which older versions put before the strategy, and the strategy."""
-    match = re.fullmatch(r"(.*?)denoise(.*)", file.label("desc") or "", re.IGNORECASE)
-    return (match.group(1), match.group(2)) if match else ("", "")
-
-
 def _giga_atlas(file: FoundFile) -> str:
     """Name of the atlas: of a whole name, or of its first part if that is known alone."""
     base = file.label("seg") or file.label("atlas") or ""
-    return base if atlas_of(base) in atlas_names() else base + _giga_parts(file)[0]
+    rest = giga_strategy(file.label("desc") or "")[0]
+    return base if atlas_of(base) in atlas_names() else base + rest
 
 
 def _giga_matrix(file: FoundFile) -> _Matrix:
     """Read off the strategy's name how a matrix was made."""
     atlas = atlas_of(_giga_atlas(file))
-    strategy = _giga_parts(file)[1]
-    key = re.sub(r"[^a-z0-9]", "", strategy.lower())
-    if key.removesuffix("gsr") not in GIGA_STRATEGIES:
-        return _Matrix(file, atlas, "", f"'{strategy}' is none of giga_connectome's strategies")
-    return _Matrix(file, atlas, "hpfgsr" if key.endswith("gsr") else "hpf")
+    strategy = giga_strategy(file.label("desc") or "")[1]
+    processing = giga_variant(strategy)
+    unknown = "" if processing else f"'{strategy}' is none of giga_connectome's strategies"
+    return _Matrix(file, atlas, processing, unknown)

@@ -22,13 +22,15 @@ _log = logging.getLogger(__name__)
 _N_EXAMPLES = 3
 
 
-def match_inputs(inputs: Mapping[str, FlavorInput]) -> MatchedInputs:
+def match_inputs(inputs: Mapping[str, FlavorInput], *, must_overlap: bool = True) -> MatchedInputs:
     """Bring inputs to the same participants.
 
     Parameters
     ----------
     inputs
         By flavor.
+    must_overlap
+        Whether inputs of which no two share a participant are refused, or told only.
 
     Returns
     -------
@@ -54,7 +56,7 @@ def match_inputs(inputs: Mapping[str, FlavorInput]) -> MatchedInputs:
         positions[name] = np.full(len(participants), -1, dtype=np.int64)
         positions[name][[place[text] for text in texts]] = np.arange(len(texts))
     matched = MatchedInputs(participants, dict(inputs), positions)
-    _check_overlap(matched, ids)
+    _check_overlap(matched, ids, must_overlap=must_overlap)
     return matched
 
 
@@ -139,11 +141,13 @@ def _zeros(ids: Mapping[str, Sequence[str]]) -> list[KrakenBIDSError]:
     ]
 
 
-def _check_overlap(matched: MatchedInputs, ids: Mapping[str, Sequence[str]]) -> None:
+def _check_overlap(
+    matched: MatchedInputs, ids: Mapping[str, Sequence[str]], *, must_overlap: bool
+) -> None:
     """Log what each input lacks; refuse inputs of which no two share a participant."""
     n = len(matched.participants)
     n_inputs = np.sum([matched.has(name) for name in matched.inputs], axis=0)
-    if len(ids) > 1 and n_inputs.max(initial=0) < 2:
+    if must_overlap and len(ids) > 1 and n_inputs.max(initial=0) < 2:
         shown = "; ".join(
             f"{name} has {', '.join(texts[:_N_EXAMPLES])}{', …' * (len(texts) > _N_EXAMPLES)}"
             for name, texts in ids.items()

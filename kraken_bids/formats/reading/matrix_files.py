@@ -119,11 +119,10 @@ def _duplicates(name: str, matrices: Iterable[MatrixFile]) -> Iterable[InputErro
 
 
 def _input(name: str, where: str, matrices: tuple[MatrixFile, ...], wanted: Wanted) -> FlavorInput:
-    """Input of one flavor; its size is the model's, else that of the first matrix."""
+    """Input of one flavor; its size is the model's, else that of the first matrix that is one."""
     size = wanted.n_edges.get(name)
     if size is None:
-        values, _ = _ordered(matrices[0], name)
-        size = n_edges(len(values))
+        size = _first_size(name, matrices)
     return FlavorInput(
         name=name,
         where=where,
@@ -131,7 +130,20 @@ def _input(name: str, where: str, matrices: tuple[MatrixFile, ...], wanted: Want
         n=len(matrices),
         n_columns=size,
         read=_reader(name, matrices, size),
+        files=tuple(matrix.where for matrix in matrices),
+        read_square=lambda position: _checked(matrices[position], name, size)[0],
     )
+
+
+def _first_size(name: str, matrices: Iterable[MatrixFile]) -> int:
+    """Number of edges of the first matrix that can be read; the others are told when read."""
+    problem: InputError | None = None
+    for matrix in matrices:
+        try:
+            return n_edges(len(_ordered(matrix, name)[0]))
+        except InputError as error:
+            problem = problem or error
+    raise problem or InputError(f"there is no matrix of {name}")
 
 
 def _reader(name: str, matrices: tuple[MatrixFile, ...], n_columns: int) -> ReadRows:
@@ -158,6 +170,14 @@ def _reader(name: str, matrices: tuple[MatrixFile, ...], n_columns: int) -> Read
 
 def _row(matrix: MatrixFile, name: str, n_columns: int) -> tuple[NDArray[np.float32], str]:
     """Edges of one participant: (n_columns,), and what the log should say."""
+    _, rows, note = _checked(matrix, name, n_columns)
+    return rows, note
+
+
+def _checked(
+    matrix: MatrixFile, name: str, n_columns: int
+) -> tuple[NDArray[np.float64], NDArray[np.float32], str]:
+    """Matrix of one participant, its edges, and what the log should say."""
     values, note = _ordered(matrix, name)
     if n_edges(len(values)) != n_columns:
         size = n_regions(n_columns)
@@ -170,7 +190,7 @@ def _row(matrix: MatrixFile, name: str, n_columns: int) -> tuple[NDArray[np.floa
     who = (matrix.participant,)
     rows = matrix_rows(values[np.newaxis], who, name=name, where=matrix.where)
     check_rows(rows, who, name=name, where=matrix.where)
-    return rows[0], note
+    return values, rows[0], note
 
 
 def _ordered(matrix: MatrixFile, name: str) -> tuple[NDArray[np.float64], str]:

@@ -18,6 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...atlases import atlas_names, load_atlas
 from ...bids.files import FoundFile, parse_name
 from ...connectome.edges import n_regions
@@ -30,7 +33,7 @@ from .mat_matrix import count_values, read_square, read_texts, square_size
 from .matlab import read_fields
 from .matrix_files import MatrixFile, is_wanted, open_matrices, raise_together
 from .naming import canonical_flavor
-from .regions import LabelledMatrix, atlas_of
+from .regions import LabelledMatrix, atlas_of, order_regions
 from .tree_files import (
     choose_file,
     iterate_files,
@@ -296,9 +299,56 @@ def _load(field: _Matrix) -> LabelledMatrix:
     """Read one matrix with its regions."""
     where = f"{field.variable} in {field.file.path}"
     values = read_square(field.values, size=0, where=where)
+    return LabelledMatrix(values, _region_names(field, len(values)))
+
+
+def _region_names(field: _Matrix, n_rows: int) -> tuple[str, ...] | None:
+    """Names of the regions where they are those of the atlas, else their numbers."""
     labels = read_texts(field.labels)
-    if labels and len(labels) == len(values) and field.atlas in atlas_names():
+    if labels and len(labels) == n_rows and field.atlas in atlas_names():
         known = {name.casefold() for name in load_atlas(field.atlas).region_names}
         if all(label.casefold() in known for label in labels):
-            return LabelledMatrix(values, labels)
-    return LabelledMatrix(values, read_texts(field.ids))
+            return labels
+    return read_texts(field.ids)
+
+
+def region_values(file: Path, atlas: str, values: Mapping[int, float]) -> NDArray[np.float64]:
+    """Bring values of regions to the order of an atlas, as its matrices in a file are brought.
+
+    Parameters
+    ----------
+    file
+        ``_connectivity.mat``.
+    atlas
+        Name.
+    values
+        By number of a region, as the file numbers them; regions without one get 0.
+
+    Returns
+    -------
+    NDArray
+        (n_regions,).
+
+    Raises
+    ------
+    InputError
+        If the file has no regions of that atlas, or `values` numbers that it does not have.
+    """
+    fields = _fields_of(parse_name(file), read_fields(file))
+    field = next((item for item in fields if item.atlas == atlas), None)
+    if field is None:
+        raise InputError(
+            f"holds no regions of {atlas}", where=str(file), fix="Run QSIRecon again."
+        )
+    numbers = [int(float(text)) for text in read_texts(field.ids) or ()]
+    strange = sorted(set(values) - set(numbers))
+    if strange:
+        raise InputError(
+            f"the label image of {atlas} has values that the matrices do not name: "
+            f"{name_some([str(number) for number in strange])}",
+            where=str(file),
+            fix="Give label image and matrices of one run of QSIRecon.",
+        )
+    diagonal = np.diag([values.get(number, 0.0) for number in numbers])
+    named = LabelledMatrix(diagonal, _region_names(field, len(numbers)))
+    return np.diag(order_regions(named, atlas=atlas, where=str(file))[0]).copy()
