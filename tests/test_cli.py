@@ -227,7 +227,9 @@ def test_methods_text_says_whose_labels_were_used(read, tmp_path):
 
 
 def test_methods_text_says_how_structural_connectomes_were_made(read, monkeypatch):
-    monkeypatch.setattr("kraken_bids.arguments.missing_five_tissue_programs", lambda source: ())
+    monkeypatch.setattr(
+        "kraken_bids.arguments.reading.missing_five_tissue_programs", lambda source: ()
+    )
     plain = methods_text(read())
     assert "tournier, csd" in plain
     assert "SIFT2" not in plain
@@ -326,7 +328,7 @@ def test_impossible_counts_are_refused(text):
     ("option", "missing"), [("--write-graph", "dot"), ("--resource-monitor", "psutil")]
 )
 def test_options_that_need_more_programs_say_so(read, monkeypatch, option, missing):
-    monkeypatch.setattr("kraken_bids.arguments.find_spec", lambda name: None)
+    monkeypatch.setattr("kraken_bids.arguments.reading.find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ResourceError, match=f"{missing} is not installed.*[Ii]nstall"):
         read(option)
