@@ -74,7 +74,7 @@ def _take(claim: Path, folder: Path) -> None:
                 where=str(folder),
                 fix="Wait for it, or give this run another --work-dir.",
             )
-        _remove_abandoned(claim, holder)
+        _remove_abandoned(claim, holder, folder)
 
 
 def _make(claim: Path, folder: Path) -> bool:
@@ -135,17 +135,18 @@ def _touched(claim: Path) -> int | None:
         return None
 
 
-def _remove_abandoned(claim: Path, holder: str) -> None:
-    """Remove a claim unless it is another's by now: several runs may find it abandoned."""
-    aside = claim.with_name(f"{claim.name}.{process_mark()}")
+def _remove_abandoned(claim: Path, holder: str, folder: Path) -> None:
+    """Remove a claim unless it is another's by now: several runs may find it abandoned.
+
+    Only who has the claim on that right removes it, so that nobody removes what was made since.
+    """
+    right = claim.with_name(f"{claim.name}.takeover")
+    _take(right, folder)
     try:
-        claim.rename(aside)
-    except FileNotFoundError:
-        return
-    if _read(aside) != holder and not claim.exists():
-        aside.rename(claim)  # it was made just now
-        return
-    aside.unlink(missing_ok=True)
+        if _read(claim) == holder:
+            claim.unlink(missing_ok=True)
+    finally:
+        _release(right)
 
 
 def _release(claim: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -339,6 +340,8 @@ def run_command(carry_out: Callable[[], int], namespace: argparse.Namespace, *, 
         Name of the program.
     """
     _start_logging(namespace.verbose, quiet=namespace.quiet)
+    # Schedulers end jobs by SIGTERM, also while these still look for their inputs.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return carry_out()
     except KrakenBIDSError as error:
@@ -354,6 +357,8 @@ def run_command(carry_out: Callable[[], int], namespace: argparse.Namespace, *, 
             "internal error: please report it with these lines", exc_info=True
         )
         return EXIT_INTERNAL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _heading(error: KrakenBIDSError) -> str:

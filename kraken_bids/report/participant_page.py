@@ -339,6 +339,7 @@ def _functional_group(session: FoundSession, matrices: Mapping[str, Matrix]) -> 
     )
     return {
         "title": f"{session.label}, functional",
+        "is_functional": True,
         "panel": panel,
         "figures": [],
         "grid": Grid.of("Functional connectomes", columns, rows),
@@ -372,6 +373,7 @@ def _structural_group(session: FoundSession, matrices: Mapping[str, Matrix]) -> 
     )
     return {
         "title": f"{session.label}, structural",
+        "is_functional": False,
         "panel": panel,
         "figures": [],
         "grid": Grid.of("Structural connectomes", columns, rows),
