@@ -316,10 +316,12 @@ def test_full_disk_stops_all_files(published, tmp_path, monkeypatch):
 
 
 INTERRUPTED = """
+import signal
 import sys
 from kraken_bids.atlases import PublishedFile
 from kraken_bids.download import fetch
 files = [PublishedFile(f"{n}.bin", f"{sys.argv[1]}/hang/{n}.bin", "0" * 64) for n in range(2)]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 try:
     fetch(files, __import__("pathlib").Path(sys.argv[2]), jobs=2,
           progress=lambda *told: print(*told, flush=True))
