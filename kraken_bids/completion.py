@@ -17,6 +17,7 @@ from typing import Any
 
 from . import __version__
 from .bids.writers import write_json
+from .storage import load_json
 
 #: Folder of the markers in a data set; dot files are no matter of BIDS.
 MARKER_DIR = ".kraken-bids"
@@ -107,13 +108,19 @@ def mark_finished(
 def marked_problems(dataset_dir: Path, name: str) -> list[tuple[str, str]]:
     """Session and message of inputs that finished work had to leave out."""
     content = _read_marker(dataset_dir, name)
-    return [(str(label), str(message)) for label, message in content.get("problems", ())]
+    listed = content.get("problems")
+    pairs = listed if isinstance(listed, list) else []
+    return [(str(pair[0]), str(pair[1])) for pair in pairs if _is_pair(pair)]
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
 
 
 def _read_marker(dataset_dir: Path, name: str) -> dict[str, Any]:
     """Content of a marker; a marker that cannot be read marks nothing."""
     try:
-        content = json.loads(marker_path(dataset_dir, name).read_text("utf-8"))
+        content = load_json(marker_path(dataset_dir, name))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

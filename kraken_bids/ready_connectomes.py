@@ -25,6 +25,7 @@ from .formats.reading.opening import open_inputs
 from .plan import Entities, ReadyConnectome, ReadyInputs, ReadySet, SessionPlan
 from .ready_streamlines import described, is_qsirecon, with_volumes
 from .settings import Settings
+from .storage import load_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -366,7 +367,7 @@ def _sidecar(file: Path, name: str) -> Mapping[str, Any]:
         return {}
     path = file.with_name(f"{file.name.split('.')[0]}.json")
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = load_json(path)
     except (OSError, ValueError):
         return {}
     if not isinstance(content, Mapping):

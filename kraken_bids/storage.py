@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and JSON that is read with care."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -14,11 +15,55 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from .errors import ResourceError
 
 #: Linux's flags of renameat2: exchange two names in one step, paths relative to where we are.
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+
+#: Largest JSON file that is read; sidecars have kilobytes.
+MAX_JSON_BYTES = 64 << 20
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        If it holds no JSON, is too large or nested too deep, or holds text that is no Unicode
+        (half of a surrogate pair), which could be written nowhere.
+    """
+    if not path.is_file() and path.exists() and not path.is_fifo():
+        raise OSError("it is no file")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"it has more than {MAX_JSON_BYTES >> 20} MB")
+    return parse_json(path.read_text("utf-8"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON, as `load_json` does.
+
+    Raises
+    ------
+    ValueError
+        As there.
+
+    Examples
+    --------
+    >>> parse_json('{"RepetitionTime": 2.0}')
+    {'RepetitionTime': 2.0}
+    """
+    try:
+        content = json.loads(text)
+        if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
+            json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    return content
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..atlases import atlas_names, default_atlas_names, load_atlas
 from ..errors import InputError, Problems, UsageError, suggest
 from ..flavors import MEASURED_RECIPES, Flavor
 from ..settings import COCO439, Selection
+from ..storage import load_json
 from .values import Reader, existing_file
 
 #: Input derivatives that ``-d NAME=PATH`` may name.
@@ -100,7 +100,7 @@ def _labels(texts: Iterable[str], prefix: str) -> tuple[str, ...]:
     for text in texts:
         if text.startswith("@"):
             file = existing_file(text[1:], f"--{prefix} list")
-            found += _labels(file.read_text("utf-8").split(), prefix)
+            found += _labels(_words(file), prefix)
             continue
         label = text.removeprefix(f"{prefix}-")
         if not re.fullmatch(r"[A-Za-z0-9+]+", label):
@@ -109,6 +109,18 @@ def _labels(texts: Iterable[str], prefix: str) -> tuple[str, ...]:
             )
         found.append(label)
     return tuple(dict.fromkeys(found))
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        words = file.read_text("utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{file} cannot be read: {error}", fix="Give a text file with a label a line."
+        ) from error
+    if any(word.startswith("@") for word in words):
+        raise UsageError(f"{file} names another list", fix="Give a label a line.")
+    return words
 
 
 def read_selection(n: argparse.Namespace, reader: Reader) -> Selection:
@@ -130,9 +142,9 @@ def _filters(
     option = "--bids-filter-file"
     file = existing_file(text, option)
     try:
-        content = json.loads(file.read_text("utf-8"))
+        content = load_json(file)
         queries = {query: dict(entities) for query, entities in content.items()}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(
             f"{file} is not a JSON object of queries: {error}",
             where=option,

@@ -13,7 +13,7 @@ from ..flavors import Flavor
 from ..plan import CohortSession, Entities
 from ..settings import DENOISING
 from .files import FoundFile, parse_name, same_label
-from .names import OFF_RECIPE
+from .names import OFF_RECIPE, is_label
 
 _log = logging.getLogger(__name__)
 
@@ -141,7 +141,11 @@ def _folders(parent: Path, entity: str, labels: Sequence[str]) -> list[Path]:
     if labels:
         named = (parent / f"{entity}-{label}" for label in sorted(set(labels)))
         return [folder for folder in named if folder.is_dir()]
-    return sorted(folder for folder in parent.glob(f"{entity}-*") if folder.is_dir())
+    return sorted(
+        folder
+        for folder in parent.glob(f"{entity}-*")
+        if folder.is_dir() and is_label(folder.name.removeprefix(f"{entity}-"))
+    )
 
 
 def _matrices(folder: Path) -> list[FoundFile]:

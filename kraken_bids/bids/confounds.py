@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..storage import load_json
 from .writers import MISSING
 
 #: Translations in mm, then rotations in rad.
@@ -158,13 +158,19 @@ def read_confounds(
     sidecar = {}
     if sidecar_file is not None:
         try:
-            sidecar = json.loads(sidecar_file.read_text(encoding="utf-8"))
+            sidecar = load_json(sidecar_file)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"the sidecar cannot be read: {error}",
                 where=str(sidecar_file),
                 fix="Copy or preprocess the file again.",
             ) from error
+        if not isinstance(sidecar, dict):
+            raise InputError(
+                "the sidecar holds no JSON object",
+                where=str(sidecar_file),
+                fix="Copy or preprocess the file again.",
+            )
     return ConfoundsTable(file, columns, sidecar)
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from ..errors import InputError, KrakenBIDSError, Problems, UsageError
 from ..settings import Settings
+from ..storage import load_json
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def read_description(root: Path) -> dict[str, Any]:
         "and the sub- folders."
     )
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = load_json(path)
     except FileNotFoundError as error:
         raise InputError(f"there is no {DESCRIPTION}", where=str(root), fix=fix) from error
     except (OSError, ValueError) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import re
 import tempfile
@@ -17,8 +16,9 @@ from typing import Any
 
 from ..errors import InputError, ResourceError, UsageError, suggest
 from ..plan import Entities
+from ..storage import load_json
 from .derivatives import Derivative
-from .names import DERIVATIVE_ENTITIES, ENTITY_ORDER
+from .names import DERIVATIVE_ENTITIES, ENTITY_ORDER, is_label
 
 _log = logging.getLogger(__name__)
 
@@ -310,14 +310,24 @@ def _ignore_patterns(participants: Sequence[str]) -> list[re.Pattern[str]]:
 
 
 def participant_labels(root: Path) -> tuple[str, ...]:
-    """Labels of the participants that have a folder in a data set, sorted."""
+    """Labels of the participants that have a folder in a data set, sorted.
+
+    Folders whose name holds anything else than a label are left out, and that is said: labels
+    become parts of paths, tables and scripts.
+    """
     try:
         entries = [entry for entry in root.iterdir() if entry.name.startswith("sub-")]
     except OSError as error:
         raise InputError(
             f"cannot be listed: {error.strerror}", where=str(root), fix="Check the folder."
         ) from error
-    return tuple(sorted(entry.name.removeprefix("sub-") for entry in entries if entry.is_dir()))
+    labels = sorted(entry.name.removeprefix("sub-") for entry in entries if entry.is_dir())
+    for label in labels:
+        if not is_label(label):
+            _log.warning(
+                "%s: the folder %r is left out: no BIDS label", root, f"sub-{label}"[:200]
+            )
+    return tuple(label for label in labels if is_label(label))
 
 
 def read_metadata(file: FoundFile, root: Path) -> dict[str, Any]:
@@ -354,7 +364,7 @@ def _applicable(file: FoundFile, folder: Path) -> list[Path]:
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = load_json(path)
     except (OSError, ValueError) as error:
         raise InputError(
             f"the sidecar cannot be read: {error}", where=str(path), fix="Restore the file."

@@ -41,7 +41,7 @@ def check_image(path: Path) -> None:
     if path.suffix == ".gz" and there == promised % (1 << 32):
         return
     if path.suffix == ".gz":
-        is_whole, there = _inflate(path)
+        is_whole, there = _inflate(path, promised)
     if not is_whole or there < promised:
         sizes = " x ".join(str(size) for size in image.shape)
         raise InputError(
@@ -70,15 +70,11 @@ def _load(path: Path) -> Any:
     """Open a NIfTI image; its values are not read."""
     import nibabel as nb
 
-    unreadable = (
-        nb.filebasedimages.ImageFileError,
-        nb.spatialimages.HeaderDataError,
-        nb.wrapstruct.WrapStructError,
-        OSError, EOFError, ValueError, zlib.error,
-    )  # fmt: skip
+    from ..image_loading import UNREADABLE, load_image
+
     try:
-        image = nb.load(path)
-    except unreadable as error:
+        image = load_image(path)
+    except UNREADABLE as error:
         raise InputError(
             "the image is cut short or damaged: its header cannot be read",
             where=str(path),
@@ -103,12 +99,12 @@ def _stored_bytes(path: Path) -> int:
     return int(struct.unpack("<I", end)[0]) if len(end) == 4 else 0
 
 
-def _inflate(path: Path) -> tuple[bool, int]:
-    """Whether a gzipped file can be read to its end, and the bytes read."""
+def _inflate(path: Path, wanted: int) -> tuple[bool, int]:
+    """Whether a gzipped file can be read to its end, or beyond what is wanted, and bytes read."""
     n_bytes = 0
     try:
         with gzip.open(path) as stream:
-            while chunk := stream.read1(CHUNK_BYTES):
+            while n_bytes <= wanted and (chunk := stream.read1(CHUNK_BYTES)):
                 n_bytes += len(chunk)
     except (OSError, EOFError, zlib.error):
         return False, n_bytes

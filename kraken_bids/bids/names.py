@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -112,6 +113,17 @@ OUTPUTS: dict[str, Output] = {
                             "search for lambda of the partial correlations"),
     "prediction_qc": Output("group", "qc", ".tsv", ("desc",), "quality of the predictions"),
 }  # fmt: skip
+
+
+def is_label(text: str) -> bool:
+    """Whether a text can be the label of an entity: ASCII letters, digits and ``+``, up to 100.
+
+    Examples
+    --------
+    >>> is_label("01"), is_label("../01"), is_label("")
+    (True, False, False)
+    """
+    return re.fullmatch(r"[A-Za-z0-9+]{1,100}", text) is not None
 
 
 def format_entities(entities: Iterable[tuple[str, str]]) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -20,6 +19,7 @@ from ..plan import (
     OwnLabels,
     SessionPlan,
 )
+from ..storage import load_json
 from .files import check_content
 from .spaces import FSNATIVE, SpaceGraph
 
@@ -274,7 +274,7 @@ def _tell_mixed(sessions: dict[str, set[str]], *, fix: str) -> None:
 
 def _read_origin(sidecar: Path) -> str:
     try:
-        content = json.loads(sidecar.read_text("utf-8"))
+        content = load_json(sidecar)
     except (OSError, ValueError):
         return ""
     return str(content.get("LabelOrigin", "")) if isinstance(content, dict) else ""

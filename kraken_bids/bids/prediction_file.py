@@ -71,7 +71,9 @@ def list_predictions(file: Any) -> Iterator[tuple[str, str]]:
     """Source and target of everything in an open file, latents (`ENCODED`) included."""
     import h5py
 
-    for source, group in file.items():
+    from ..hdf5_loading import own_members
+
+    for source, group in own_members(file):
         if isinstance(group, h5py.Group):
             yield from ((source, target) for target in group)
 
@@ -86,10 +88,12 @@ def find_predictions(path: Path) -> tuple[tuple[str, str], ...]:
     """
     import h5py
 
+    from ..hdf5_loading import UNREADABLE
+
     try:
         with h5py.File(path) as file:
             return tuple(pair for pair in list_predictions(file) if pair[1] != ENCODED)
-    except OSError as error:
+    except UNREADABLE as error:
         raise damaged(path, error) from error
 
 
@@ -119,15 +123,17 @@ def read_matrix(
     """
     import h5py
 
+    from ..hdf5_loading import UNREADABLE, plain_dataset
+
     try:
         with h5py.File(path) as file:
-            edges = file[f"{source}/{target}"][0]
-    except (OSError, KeyError) as error:
+            edges = plain_dataset(file[source], target, file=path)[0]
+        size = (1 + round((1 + 8 * len(edges)) ** 0.5)) // 2
+        rows, columns = np.triu_indices(size, k=1)
+        matrix = np.full((size, size), diagonal)
+        matrix[rows, columns] = matrix[columns, rows] = edges
+    except UNREADABLE as error:
         raise damaged(path, error) from error
-    size = (1 + round((1 + 8 * len(edges)) ** 0.5)) // 2
-    rows, columns = np.triu_indices(size, k=1)
-    matrix = np.full((size, size), diagonal)
-    matrix[rows, columns] = matrix[columns, rows] = edges
     return matrix
 
 

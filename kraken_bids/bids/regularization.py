@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..atlases import load_atlas
 from ..flavors import Flavor
 from ..plan import Entities
+from ..storage import load_json
 from .files import parse_name
 from .names import OFF_RECIPE, combined_entities, output_path
 from .sidecars import SOFTWARE, connectome_sidecar
@@ -162,7 +163,7 @@ def _mark(file: Path) -> str:
 def read_sidecar(file: Path) -> dict[str, Any]:
     """Read the JSON beside a file; empty if it is absent or damaged."""
     try:
-        content = json.loads(file.with_suffix(".json").read_text("utf-8"))
+        content = load_json(file.with_suffix(".json"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -206,9 +207,10 @@ def has_few_dof(correlation_file: Path) -> bool:
         if not isinstance(n_kept, (int, float)):
             return False
         dof = n_kept - 1
+    missing = sidecar.get("MissingNodes")
     atlas = parse_name(correlation_file).label("atlas") or ""
     n_regions = load_atlas(atlas).n_regions
-    return bool(dof < n_regions - len(sidecar.get("MissingNodes") or ()))
+    return bool(dof < n_regions - len(missing if isinstance(missing, list) else ()))
 
 
 def read_lambda_source(file: Path) -> str:
@@ -225,7 +227,11 @@ def read_lambda(file: Path) -> float | None:
     value = read_sidecar(file).get("Regularization")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # JSON has whole numbers of any length
+        return None
+    return number if math.isfinite(number) else None
 
 
 def name_lambdas(counts: Mapping[float, int]) -> str:

@@ -17,6 +17,8 @@ from ..storage import atomic_path
 
 #: What BIDS writes where there is no value.
 MISSING = "n/a"
+#: What ends a cell or a line, for whoever reads a table; blanks take their place.
+CELL_ENDS = dict.fromkeys(map(ord, "\t\n\r\v\f\x00\x1c\x1d\x1e\x85\u2028\u2029"), " ")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -105,6 +107,8 @@ def write_connectome(
     """
     if matrix.shape != (len(region_names),) * 2:
         raise ValueError(f"matrix {matrix.shape} for {len(region_names)} regions: {path}")
+    if any(name != name.translate(CELL_ENDS) for name in region_names):
+        raise ValueError(f"a region's name would end its cell: {path}")
     labels = [name.encode() for name in region_names]
     lines = [b"\t".join([b"region", *labels])]
     lines += map(b"\t".join, zip(labels, format_rows(matrix), strict=True))
@@ -233,7 +237,7 @@ def write_table(
     digits: int = 6,
     numbers: NDArray[np.floating] | None = None,
 ) -> None:
-    """Write a table with a header; None and NaN become ``n/a``.
+    """Write a table with a header; None and NaN become ``n/a``, tabs and line ends blanks.
 
     Parameters
     ----------
@@ -255,7 +259,7 @@ def write_table(
             return MISSING
         if isinstance(value, (float, np.floating)):
             return f"{value:.{digits}g}" if np.isfinite(value) else MISSING
-        return str(value)
+        return str(value).translate(CELL_ENDS)
 
     lines = ["\t".join(cell(value) for value in row).encode() for row in rows]
     if numbers is not None:

@@ -27,9 +27,6 @@ VOLUME_CODES: dict[str, int] = {"lh": 1000, "rh": 2000}
 #: the mesh from the mid-surface; where more than a twentieth are, the files do not belong
 #: together.
 MAX_DISTANCE_MM, FAR_SHARE = 5.0, 0.05
-#: What nibabel raises for files that are cut short or something else.
-_DAMAGE = (OSError, EOFError, ValueError, TypeError, IndexError, KeyError, OverflowError)
-
 Labels = NDArray[np.int32]
 
 
@@ -95,7 +92,7 @@ def read_areas(file: Path, hemisphere: str, *, names: Sequence[str]) -> Labels:
         with np.errstate(over="ignore"):  # a number of vertices that is none: told below
             values, table, entries = read_annot(file, orig_ids=True)
         spelled = [entry.decode() if isinstance(entry, bytes) else str(entry) for entry in entries]
-    except _DAMAGE as error:
+    except Exception as error:
         raise _damaged(file, "annotation", error) from error
     side = SIDES[hemisphere]
     regions = area_regions(side, names)
@@ -131,7 +128,7 @@ def read_vertices(file: Path) -> NDArray[np.float64]:
     try:
         with np.errstate(over="ignore"):
             vertices = np.asarray(read_geometry(file)[0], dtype=np.float64)
-    except _DAMAGE as error:
+    except Exception as error:
         raise _damaged(file, "surface", error) from error
     if vertices.size == 0 or not np.isfinite(vertices).all():
         raise _damaged(file, "surface", "it has no vertices, or some at no place")

@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..image_loading import UNREADABLE, load_image, read_image
 from .stream import SeriesHeader, iterate_volumes
 
 #: Weighting up to which a volume counts as not weighted, in s/mm². Some scanners write 5 to 70.
@@ -31,9 +29,6 @@ DIRECTION_TOLERANCE = 0.05
 
 #: Border of the brain mask from which no responses are taken, in mm.
 BORDER_MM = 7.5
-
-#: What nibabel raises for a damaged file, by format and place of the damage.
-READ_ERRORS = (OSError, EOFError, zlib.error, ValueError, nib.filebasedimages.ImageFileError)
 
 
 @dataclass(frozen=True)
@@ -225,9 +220,9 @@ def read_values(file: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         If the file is missing, cut short or damaged.
     """
     try:
-        image = cast("nib.Nifti1Image", nib.load(file))
-        return np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine)
-    except READ_ERRORS as error:
+        image = load_image(file)
+        return np.asarray(read_image(image), dtype=np.float32), np.asarray(image.affine)
+    except UNREADABLE as error:
         raise InputError(
             f"the image is missing, cut short or damaged: {error}",
             where=str(file),

@@ -23,17 +23,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, ResourceError
-from .tractograms import unpack_tractogram
+from .tractograms import MAX_STREAMLINE_POINTS, MAX_UNPACKED_RATIO, unpack_tractogram
 
 #: Points converted at a time.
 CHUNK_POINTS = 1_000_000
+#: Largest ``header.json`` of a ``.trx``.
+MAX_HEADER_BYTES = 1 << 20
 #: Types of numbers in ``.trx``, by the last part of a member's name.
 POSITION_TYPES = ("float16", "float32", "float64")
 OFFSET_TYPES = ("uint32", "uint64", "int32", "int64")
 #: What a damaged file gives, by format and place of the damage.
 DAMAGE = (
     EOFError, zlib.error, zipfile.BadZipFile, struct.error, ValueError, KeyError, TypeError,
-    NotImplementedError,
+    IndexError, OverflowError, RuntimeError, MemoryError,
     nib.streamlines.tractogram_file.HeaderError, nib.streamlines.tractogram_file.DataError,
 )  # fmt: skip
 
@@ -138,9 +140,15 @@ def _joined(streamlines: list[NDArray[np.float32]]) -> Piece:
 def _read_trx(file: Path) -> Iterator[Piece]:
     """Pieces of a TRX archive."""
     with zipfile.ZipFile(file) as archive:
+        if archive.getinfo("header.json").file_size > MAX_HEADER_BYTES:
+            raise _refuse(file, "has a header of absurd size")
         header = json.loads(archive.read("header.json"))
         n_points, n_streamlines = int(header["NB_VERTICES"]), int(header["NB_STREAMLINES"])
+        _check_sizes(archive, file)
         name, kind = _member(archive, r"offsets", OFFSET_TYPES)
+        n_offsets = archive.getinfo(name).file_size // kind.itemsize
+        if n_offsets not in {n_streamlines, n_streamlines + 1}:
+            raise _refuse(file, "has offsets that do not fit its header")
         starts = np.frombuffer(archive.read(name), dtype=kind).astype(np.intp)
         if starts.size == n_streamlines:
             starts = np.append(starts, n_points)
@@ -152,6 +160,13 @@ def _read_trx(file: Path) -> Iterator[Piece]:
             raise _refuse(file, "has another number of points than its header says")
         with archive.open(name) as stream:
             yield from _trx_pieces(stream, kind, starts)
+
+
+def _check_sizes(archive: zipfile.ZipFile, file: Path) -> None:
+    """Refuse an archive that unpacks to far more than coordinates can."""
+    unpacked = sum(info.file_size for info in archive.infolist())
+    if unpacked > MAX_UNPACKED_RATIO * file.stat().st_size:
+        raise _refuse(file, f"claims to unpack to {unpacked} bytes")
 
 
 def _member(
@@ -174,6 +189,8 @@ def _trx_pieces(
         last = int(np.searchsorted(starts, starts[first] + CHUNK_POINTS, side="right")) - 1
         last = min(max(last, first + 1), starts.size - 1)
         n_points = int(starts[last] - starts[first])
+        if n_points > MAX_STREAMLINE_POINTS:
+            raise ValueError(f"a streamline of {n_points} points")
         points = np.frombuffer(stream.read(3 * kind.itemsize * n_points), dtype=kind)
         yield (
             points.reshape(-1, 3).astype(np.float32),

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..image_loading import MAX_VALUES, UNREADABLE, load_image, read_image
 from ..plan import TransformStep
 from .transforms import AffineMap, chain
 
@@ -35,8 +36,8 @@ def open_image(file: Path) -> Any:
         If the file is missing or is no image.
     """
     try:
-        return nib.load(file)
-    except (OSError, EOFError, ImageFileError) as error:
+        return load_image(file)
+    except UNREADABLE as error:
         raise InputError(
             f"cannot be opened as an image: {error}",
             where=str(file),
@@ -65,8 +66,8 @@ def label_values(label_img: Any) -> NDArray[np.int32]:
     """
     file = str(label_img.get_filename() or "image in memory")
     try:
-        values = np.asanyarray(label_img.dataobj)
-    except (OSError, EOFError, ValueError) as error:
+        values = read_image(label_img)
+    except UNREADABLE as error:
         raise InputError(
             f"the label image cannot be read: {error}", where=file, fix="Get the file again."
         ) from error
@@ -108,8 +109,47 @@ def label_image(labels: NDArray[np.integer], affine: NDArray[np.floating]) -> An
     return image
 
 
+def mean_image(image: Any, *, most_volumes: int = 10) -> NDArray[np.float32]:
+    """Read an image, of a series the mean of its first volumes.
+
+    Parameters
+    ----------
+    image
+        nibabel image, 3-D or more.
+    most_volumes
+        Number of volumes that are read at most.
+
+    Returns
+    -------
+    NDArray
+        (X, Y, Z).
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    try:
+        if len(image.shape) < 4:
+            return np.asarray(read_image(image), dtype=np.float32)
+        if math.prod(image.shape[:3]) > MAX_VALUES:
+            raise ValueError(f"its header promises volumes of {image.shape[:3]} voxels")
+        series = np.asarray(image.dataobj[..., :most_volumes], dtype=np.float32)
+    except UNREADABLE as error:
+        raise InputError(
+            f"the image cannot be read: {error}",
+            where=str(image.get_filename() or "image in memory"),
+            fix="Copy or preprocess the file again.",
+        ) from error
+    return np.asarray(series.mean(axis=tuple(range(3, series.ndim))), dtype=np.float32)
+
+
 def isotropic_grid(
-    affine: NDArray[np.floating], shape: Sequence[int], *, voxel_mm: float
+    affine: NDArray[np.floating],
+    shape: Sequence[int],
+    *,
+    voxel_mm: float,
+    margin_mm: float = 0.0,
 ) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
     """Lay a grid of cubes over the field of view of another grid, along the same axes.
 
@@ -119,6 +159,8 @@ def isotropic_grid(
         The other grid: (4, 4) to RAS mm, and its size (further dimensions are left out).
     voxel_mm
         Edge of the cubes.
+    margin_mm
+        Room around the other grid.
 
     Returns
     -------
@@ -129,7 +171,7 @@ def isotropic_grid(
     size = np.array(shape[:3])
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     # A thousandth of a voxel is rounding of the header, not a slice more.
-    new_size = np.maximum(np.ceil(size * edges / voxel_mm - 1e-3), 1).astype(int)
+    new_size = np.maximum(np.ceil((size * edges + 2 * margin_mm) / voxel_mm - 1e-3), 1).astype(int)
     grid = np.eye(4)
     grid[:3, :3] = affine[:3, :3] / edges * voxel_mm
     centre = affine[:3, :3] @ ((size - 1) / 2) + affine[:3, 3]

@@ -16,12 +16,17 @@ from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..image_loading import (
+    MAX_VALUES,
+    UNREADABLE,
+    is_compressed,
+    load_image,
+    most_bytes,
+    read_image,
+)
 
 _open_gzip: Callable[..., BinaryIO]
 _READ_ERRORS: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error)
@@ -33,20 +38,9 @@ try:
 except ImportError:  # a platform without wheels of zlib-ng
     _open_gzip = cast("Callable[..., BinaryIO]", gzip.open)
 
-#: Deflate cannot shrink data more than this (RFC 1951: 258 bytes in 2 bits).
-MAX_DEFLATE_RATIO = 1032
-
 #: Two grids are one when no corner of the image moves further, in voxels: headers that store one
 #: affine in two ways differ by rounding.
 GRID_TOLERANCE_VOXELS = 0.05
-
-_LOAD_ERRORS: tuple[type[Exception], ...] = (
-    ImageFileError,
-    HeaderDataError,
-    WrapStructError,
-    ValueError,
-    *_READ_ERRORS,
-)
 
 AGAIN = "Copy or preprocess the file again."
 
@@ -100,8 +94,8 @@ def read_header(file: Path) -> SeriesHeader:
     if not file.is_file():
         raise InputError("the image does not exist", where=str(file), fix="Look at the path.")
     try:
-        img: Any = nib.load(file)
-    except _LOAD_ERRORS as error:
+        img: Any = load_image(file)
+    except UNREADABLE as error:
         raise InputError(
             f"the image cannot be read: {error}", where=str(file), fix=AGAIN
         ) from error
@@ -133,10 +127,6 @@ def read_header(file: Path) -> SeriesHeader:
     return header
 
 
-def _is_compressed(file: Path) -> bool:
-    return file.suffix.lower() == ".gz"
-
-
 def _check_size(header: SeriesHeader) -> None:
     """Refuse a header that promises what the file cannot hold, before memory is asked for."""
     if header.dtype.kind not in "iuf":
@@ -146,9 +136,9 @@ def _check_size(header: SeriesHeader) -> None:
             fix="Give an image of whole or real numbers.",
         )
     n_bytes = header.file.stat().st_size
-    limit = n_bytes * MAX_DEFLATE_RATIO if _is_compressed(header.file) else n_bytes
     promised = header.offset + header.n_voxels * header.n_volumes * header.dtype.itemsize
-    if header.n_voxels < 1 or header.n_volumes < 1 or promised > limit:
+    is_possible = promised <= most_bytes(header.file) and header.n_voxels <= MAX_VALUES
+    if header.n_voxels < 1 or header.n_volumes < 1 or not is_possible:
         sizes = " x ".join(str(size) for size in (*header.shape, header.n_volumes))
         raise InputError(
             f"the image is cut short or damaged: its header promises {sizes} values "
@@ -200,7 +190,7 @@ def iterate_volumes(header: SeriesHeader) -> Iterator[NDArray]:
 
 
 def _open(file: Path) -> BinaryIO:
-    return _open_gzip(file, "rb") if _is_compressed(file) else file.open("rb")
+    return _open_gzip(file, "rb") if is_compressed(file) else file.open("rb")
 
 
 def load_on_grid(file: Path, reference: SeriesHeader, *, kind: str) -> NDArray:
@@ -228,9 +218,9 @@ def load_on_grid(file: Path, reference: SeriesHeader, *, kind: str) -> NDArray:
     if not file.is_file():
         raise InputError(f"the {kind} does not exist", where=str(file), fix="Look at the path.")
     try:
-        img: Any = nib.load(file)
-        values: NDArray = np.asanyarray(img.dataobj)
-    except _LOAD_ERRORS as error:
+        img: Any = load_image(file)
+        values: NDArray = read_image(img)
+    except UNREADABLE as error:
         raise InputError(
             f"the {kind} cannot be read: {error}", where=str(file), fix=AGAIN
         ) from error

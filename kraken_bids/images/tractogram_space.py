@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from ..errors import InputError
 from .diffusion import read_values, voxel_size
-from .tractograms import DATATYPES, read_header
+from .tractograms import DATATYPES, data_offset, read_header
 
 #: Least share of the points that must lie in the brain mask, or within `MARGIN_MM` of it.
 LEAST_INSIDE = 0.9
@@ -70,7 +70,7 @@ def sample_points(file: Path) -> NDArray[np.float64]:
     """Points from all over a ``.tck`` file: (n, 3), mm; none where it holds no streamline."""
     header = read_header(file)
     number = np.dtype(DATATYPES[header["datatype"]])
-    start = int(header["file"].split()[-1])
+    start = data_offset(file, header)
     n_points = (file.stat().st_size - start) // (3 * number.itemsize)
     places = np.unique(np.linspace(0, max(n_points - SAMPLE_POINTS, 0), N_SAMPLES, dtype=np.int64))
     parts = []

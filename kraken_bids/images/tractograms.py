@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,13 @@ MAGIC = b"mrtrix tracks"
 
 #: Number types of the format, by the header's name.
 DATATYPES = {"Float32LE": "<f4", "Float32BE": ">f4", "Float64LE": "<f8", "Float64BE": ">f8"}
+
+#: Longest header that is read; those with a long history of commands have some kilobytes.
+MAX_HEADER_BYTES = 1 << 20
+#: Most points of a streamline; a step of 0.1 mm and MRtrix3's longest streamlines give 3000.
+MAX_STREAMLINE_POINTS = 1 << 20
+#: Coordinates shrink little when packed: what unpacks to more than so many times is no tractogram.
+MAX_UNPACKED_RATIO = 100
 
 #: Points read at a time: 0.8 MB of 32-bit triplets, which stay in the processor's cache.
 CHUNK_POINTS = 1 << 16
@@ -51,7 +57,10 @@ def unpack_tractogram(file: Path, out_file: Path) -> Path:
         return file
     try:
         with gzip.open(file, "rb") as packed, out_file.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked, 1 << 22)
+            most = MAX_UNPACKED_RATIO * file.stat().st_size
+            while piece := packed.read(1 << 22):
+                _require_room(unpacked.tell() + len(piece), most)
+                unpacked.write(piece)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         out_file.unlink(missing_ok=True)
         raise _refuse(file, f"is damaged or cut short: {error}") from error
@@ -63,6 +72,11 @@ def unpack_tractogram(file: Path, out_file: Path) -> Path:
             fix="Give a --work-dir on a disk with more room.",
         ) from error
     return out_file
+
+
+def _require_room(n_bytes: int, most: int) -> None:
+    if n_bytes > most:
+        raise EOFError(f"it unpacks to more than {MAX_UNPACKED_RATIO} times its size")
 
 
 def read_header(file: Path) -> dict[str, str]:
@@ -83,14 +97,14 @@ def read_header(file: Path) -> dict[str, str]:
         with file.open("rb") as stream:
             if stream.readline(64).strip() != MAGIC:
                 raise _refuse(file, "does not begin as a .tck file does")
-            for line in stream:
-                text = line.decode("utf-8", errors="replace").strip()
-                if text == "END":
-                    break
-                key, _, value = text.partition(":")
-                header[key.strip()] = value.strip()
+            text, end, _ = stream.read(MAX_HEADER_BYTES).partition(b"\nEND")
     except OSError as error:
         raise _refuse(file, f"cannot be read: {error.strerror}") from error
+    if not end:
+        raise _refuse(file, "has a header without END")
+    for line in text.decode("utf-8", errors="replace").split("\n"):
+        key, _, value = line.partition(":")
+        header[key.strip()] = value.strip()
     if header.get("datatype") not in DATATYPES or not header.get("file", "").startswith(". "):
         raise _refuse(file, "has a header without known 'datatype' and 'file'")
     return header
@@ -131,8 +145,10 @@ def iterate_streamlines(file: Path) -> Iterator[Streamlines]:
     buffer = np.empty((CHUNK_POINTS, 3), dtype=DATATYPES[header["datatype"]])
     n_kept, n_streamlines, ended = 0, 0, False
     with file.open("rb") as stream:
-        stream.seek(_data_offset(file, header))
+        stream.seek(data_offset(file, header))
         while not ended:
+            if n_kept > MAX_STREAMLINE_POINTS:
+                raise _refuse(file, f"has a streamline of more than {n_kept} points")
             if n_kept == len(buffer):  # one streamline fills it
                 wider = np.empty((2 * n_kept, 3), dtype=buffer.dtype)  # byte order as in the file
                 wider[:n_kept] = buffer
@@ -159,11 +175,17 @@ def iterate_streamlines(file: Path) -> Iterator[Streamlines]:
         )
 
 
-def _data_offset(file: Path, header: dict[str, str]) -> int:
-    """Place of the first point in the file."""
+def data_offset(file: Path, header: dict[str, str]) -> int:
+    """Place of the first point in a file, as its header says.
+
+    Raises
+    ------
+    InputError
+        If the header says no place, or one beyond the file's end.
+    """
     place = header["file"].split()[-1]
-    if not place.isdecimal():
-        raise _refuse(file, f"has a header without known 'file': '{header['file']}'")
+    if not place.isdecimal() or len(place) > 18 or int(place) > file.stat().st_size:
+        raise _refuse(file, f"has a header without known 'file': '{header['file'][:80]}'")
     return int(place)
 
 

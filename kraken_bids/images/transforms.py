@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,13 @@ from scipy import io
 from scipy.io import matlab
 
 from ..errors import InputError
+from ..hdf5_loading import UNREADABLE, own_members, plain_dataset
 from ..plan import TransformStep
 
 Points = NDArray[np.float64]
+
+#: Largest binary affine; ANTs' have some 200 bytes.
+MAX_MAT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,7 @@ def _identity(_part: _Part) -> AffineMap:
 
 def _displacement(part: _Part) -> DisplacementMap:
     """Grid in the fixed parameters: size, origin, spacing and direction (row by row)."""
-    n_x, n_y, n_z = part.fixed[:3].astype(int)
+    n_x, n_y, n_z = (int(size) for size in part.fixed[:3])
     if part.fixed.size != 18 or part.parameters.size != 3 * n_x * n_y * n_z:
         raise _unreadable(part.file, "its displacement field is not as large as its grid")
     voxel_to_world = np.eye(4)
@@ -211,18 +216,19 @@ def _read_h5(file: Path) -> list[_Part]:
     """ITK's HDF5 container; releases before 5 spell ``Tranform``."""
     parts = []
     with h5py.File(file, "r") as container:
-        group = container["TransformGroup"]
-        for key in sorted(group, key=int):
-            entry = group[key]
-            kind = entry["TransformType"][0].decode().split("_")[0]
+        entries = dict(own_members(container["TransformGroup"]))
+        for key in sorted(entries, key=int):
+            entry = entries[key]
+            kind = plain_dataset(entry, "TransformType", file=file)[0].decode().split("_")[0]
             stem = "Transform" if "TransformParameters" in entry else "Tranform"
             if kind == _COMPOSITE:
                 parts.append(_Part(kind, np.empty(0), np.empty(0), file))
                 continue
-            parameters = entry[f"{stem}Parameters"]
+            parameters = plain_dataset(entry, f"{stem}Parameters", file=file)
+            fixed_parameters = plain_dataset(entry, f"{stem}FixedParameters", file=file)
             # A field in single precision is exact to 10 nm and takes half the memory.
             dtype = np.float32 if parameters.size > 100 else np.float64
-            fixed = np.asarray(entry[f"{stem}FixedParameters"], dtype=np.float64)
+            fixed = np.asarray(fixed_parameters, dtype=np.float64)
             parts.append(_Part(kind, parameters.astype(dtype)[()], fixed, file))
     return parts
 
@@ -249,6 +255,8 @@ def _read_text(file: Path) -> list[_Part]:
 
 def _read_mat(file: Path) -> list[_Part]:
     """Level-4 MAT file as ANTs writes (``0GenericAffine.mat``): one variable named as its type."""
+    if file.stat().st_size > MAX_MAT_BYTES:
+        raise ValueError(f"has {file.stat().st_size} bytes, where some 200 are expected")
     variables = io.loadmat(file)
     fixed = variables.pop("fixed").ravel().astype(np.float64)
     return [
@@ -266,10 +274,7 @@ _READERS: dict[str, Callable[[Path], list[_Part]]] = {
 }
 
 #: What the libraries below raise for files that are cut short or something else.
-_DAMAGE: tuple[type[Exception], ...] = (
-    OSError, KeyError, ValueError, TypeError, IndexError, UnicodeDecodeError,
-    NotImplementedError, matlab.MatReadError,
-)  # fmt: skip
+_DAMAGE: tuple[type[Exception], ...] = (*UNREADABLE, EOFError, zlib.error, matlab.MatReadError)
 
 
 def read_transform(file: Path) -> tuple[PointMap, ...]:
@@ -309,14 +314,14 @@ def _read_maps(file: Path, _stamp: tuple[int, int]) -> tuple[PointMap, ...]:
     """Read a file once for all runs that a process works on: inflating a field takes a second."""
     try:
         parts = _READERS[file.suffix](file)
+        is_composite = bool(parts) and parts[0].kind == _COMPOSITE
+        if is_composite:
+            parts = parts[1:]
+        if not parts or (len(parts) > 1 and not is_composite):
+            raise _unreadable(file, f"holds {len(parts)} transforms where one is needed")
+        return tuple(_interpret(part) for part in reversed(parts))
     except _DAMAGE as error:
         raise _unreadable(file, f"cannot be read as an ITK transform: {error}") from error
-    is_composite = bool(parts) and parts[0].kind == _COMPOSITE
-    if is_composite:
-        parts = parts[1:]
-    if not parts or (len(parts) > 1 and not is_composite):
-        raise _unreadable(file, f"holds {len(parts)} transforms where one is needed")
-    return tuple(_interpret(part) for part in reversed(parts))
 
 
 def invert(maps: Sequence[PointMap], *, file: Path) -> tuple[PointMap, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..connectome.adaptation import Adaptation, resolve_mode
 from ..errors import ResourceError, UsageError
-from ..storage import atomic_path
+from ..storage import atomic_path, parse_json
 
 _NUMBERS = ("mode", "slope", "intercept", "r_squared", "n_participants")
 _FIT_AGAIN = "Fit the adaptation again: run the group level."
@@ -147,7 +147,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     try:
         with safe_open(str(path), framework="numpy") as stored:
-            content = json.loads((stored.metadata() or {})["adaptations"])
+            content = parse_json((stored.metadata() or {})["adaptations"])
             return content, {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ResourceError(

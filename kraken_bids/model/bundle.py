@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from ..errors import ModelError, ResourceError, UsageError, suggest
 from ..flavors import Flavor
+from ..storage import load_json
 from .card import CARD_NAME, bundle_card, is_written_by_hand
 from .layers import FlavorModel, Layer, check_flavor, check_layers
 from .storage import CONFIG_NAME, file_sha256, replaced_dir, write_arrays
@@ -240,7 +242,7 @@ def open_bundle(path: Path | str) -> Bundle:
             fix="Give the folder that 'kraken-model convert', 'fetch' or 'train' made.",
         )
     try:
-        config = json.loads((path / CONFIG_NAME).read_text("utf-8"))
+        config = load_json(path / CONFIG_NAME)
     except (OSError, ValueError) as error:
         raise ResourceError(
             f"{CONFIG_NAME} cannot be read: {error}", where=where, fix=_CONVERT_AGAIN
@@ -261,19 +263,76 @@ def _check_config(config: Any, where: str) -> None:
     if not missing:
         if config["format_version"] != FORMAT_VERSION:
             raise ResourceError(
-                f"has layout {config['format_version']}, this version reads {FORMAT_VERSION}",
+                f"has layout {config['format_version']!s:.80}, this version reads "
+                f"{FORMAT_VERSION}",
                 where=where,
                 fix="Use a newer kraken-bids, or convert the model again.",
             )
-        missing = sorted({"file", "sha256", "size"} - set(config["weights"]))
-        for flavor, row in config["flavors"].items():
-            missing += [f"{key} of {flavor}" for key in sorted(_FLAVOR_KEYS - set(row))]
-            if row.get("transform") not in TRANSFORMS:
-                missing += [f"a known transform of {flavor}"]
+        missing = list(_missing(config))
     if missing:
         raise ResourceError(
             f"{CONFIG_NAME} lacks {', '.join(missing)}", where=where, fix=_CONVERT_AGAIN
         )
+
+
+def _missing(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name what of a config is absent, or of another kind than `Bundle` takes it for."""
+    weights, flavors = config["weights"], config["flavors"]
+    groups = config.get("intergroup", {})
+    there = set(weights) if isinstance(weights, dict) else set()
+    yield from sorted({"file", "sha256", "size"} - there)
+    if "size" in there and not _is_count(weights["size"]):
+        yield "a size of the weights"
+    if not _is_count(config["latent_size"]):
+        yield "a latent_size"
+    if not isinstance(flavors, dict) or not isinstance(groups, dict):
+        yield "flavors and intergroup as objects"
+        return
+    for name, layers in groups.items():
+        if not _are_layers(layers):
+            yield f"layers of {name}"
+    for flavor, row in flavors.items():
+        if not is_plain_name(flavor):
+            yield f"a name that can be one of a flavor in place of {flavor!r:.80}"
+        if not isinstance(row, dict) or not row.keys() >= _FLAVOR_KEYS:
+            there = set(row) if isinstance(row, dict) else set()
+            yield from (f"{key} of {flavor}" for key in sorted(_FLAVOR_KEYS - there))
+            continue
+        if not isinstance(row["transform"], str) or row["transform"] not in TRANSFORMS:
+            yield f"a known transform of {flavor}"
+        yield from (
+            f"{key} of {flavor}" for key in ("n_edges", "n_features") if not _is_count(row[key])
+        )
+        yield from (
+            f"layers of the {key} of {flavor}"
+            for key in ("encoder", "decoder")
+            if not _are_layers(row[key])
+        )
+
+
+def is_plain_name(name: str) -> bool:
+    r"""Whether a name can be a flavor's: it becomes part of paths, tables and archives.
+
+    Examples
+    --------
+    >>> is_plain_name("FCcorr_fs86_hpf"), is_plain_name("../x"), is_plain_name("a\\tb")
+    (True, False, False)
+    """
+    return bool(re.fullmatch(r"(?![.-])[\w.+:@=\[\] -]{1,200}", name)) and name.isprintable()
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 62
+
+
+def _are_layers(rows: Any) -> bool:
+    return isinstance(rows, list) and all(
+        isinstance(row, dict)
+        and isinstance(row.get("bias"), bool)
+        and isinstance(row.get("activations"), list)
+        and all(isinstance(name, str) for name in row["activations"])
+        for row in rows
+    )
 
 
 def write_bundle(
@@ -351,6 +410,12 @@ def _plan_flavor(
     flavor: str, model: FlavorModel, latent_size: int
 ) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """Check a flavor; give its row in ``config.json`` and the shapes of its arrays."""
+    if not is_plain_name(flavor):
+        raise ModelError(
+            f"{flavor!r:.80} cannot be the name of a flavor",
+            where="flavors",
+            fix="Use letters, digits, and _ between them.",
+        )
     check_flavor(flavor, model, latent_size)
     shapes = {name: array.shape for name, array in _flavor_arrays(flavor, model)}
     return _flavor_row(flavor, model), shapes

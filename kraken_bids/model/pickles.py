@@ -10,11 +10,15 @@ values. Any other name ends the reading. Neither torch nor NumPy's own unpicklin
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import pickle
 import re
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -40,8 +44,14 @@ _PLAIN_DTYPE = re.compile(r"[<>=|]?[?biufcSUO]\d*")
 #: What damaged pickles raise.
 _DAMAGE = (
     pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError,
-    OverflowError, MemoryError, RecursionError,
+    OverflowError, MemoryError, RuntimeError, SyntaxError, OSError, struct.error, zlib.error,
+    tokenize.TokenError, zipfile.BadZipFile,
 )  # fmt: skip
+
+#: How many times its own bytes a pickle may have made of: tensors of one storage are copies.
+_MOST_COPIES = 16
+#: How many times its size an archive may unpack to; numbers hardly shrink.
+_MOST_UNPACKED = 100
 
 
 def read_torch_file(file: Path) -> Any:
@@ -73,11 +83,14 @@ def read_torch_file(file: Path) -> Any:
             if f"{folder}byteorder" in archive.namelist():
                 order = ">" if archive.read(f"{folder}byteorder") == b"big" else "<"
 
+            @functools.cache  # a storage that is named again is not read again
             def load_storage(key: str, dtype: str) -> _Storage:
                 return _storage(archive.read(f"{folder}data/{key}"), dtype, order)
 
-            return _Unpickler(io.BytesIO(archive.read(pickled[0])), file, load_storage).load()
-    except (OSError, zipfile.BadZipFile, NotImplementedError, *_DAMAGE) as error:
+            n_bytes = _unpacked_bytes(archive, file)
+            stream = io.BytesIO(archive.read(pickled[0]))
+            return _Unpickler(stream, file, load_storage, n_bytes=n_bytes).load()
+    except _DAMAGE as error:
         raise _damaged(file, error) from error
 
 
@@ -99,13 +112,24 @@ def read_numpy_object(file: Path) -> Any:
             names = archive.namelist()
             if len(names) != 1:
                 raise _damaged(file, f"it holds {len(names)} arrays, not one")
+            _unpacked_bytes(archive, file)
             return _read_npy(io.BytesIO(archive.read(names[0])), file)
-    except (OSError, zipfile.BadZipFile, NotImplementedError, *_DAMAGE) as error:
+    except _DAMAGE as error:
         raise _damaged(file, error) from error
+
+
+def _unpacked_bytes(archive: zipfile.ZipFile, file: Path) -> int:
+    """Bytes that an archive unpacks to, if it can be one of numbers."""
+    n_bytes = sum(info.file_size for info in archive.infolist())
+    if n_bytes > _MOST_UNPACKED * file.stat().st_size:
+        raise _damaged(file, f"it claims to unpack to {n_bytes} bytes")
+    return n_bytes
 
 
 def _read_npy(stream: BinaryIO, file: Path) -> Any:
     """Read the header, then the pickle behind it."""
+    n_bytes = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
     version = npy_format.read_magic(stream)
     read_header = {
         (1, 0): npy_format.read_array_header_1_0,
@@ -114,8 +138,10 @@ def _read_npy(stream: BinaryIO, file: Path) -> Any:
     shape, _, dtype = read_header(stream)
     if not dtype.hasobject or math.prod(shape) != 1:
         raise _damaged(file, f"it holds {dtype} values of shape {shape}, not a dictionary")
-    loaded = _Unpickler(stream, file, _no_storage).load()
-    return np.asarray(loaded).reshape(-1)[0]
+    loaded = _Unpickler(stream, file, _no_storage, n_bytes=n_bytes).load()
+    if not isinstance(loaded, np.ndarray) or loaded.size != 1:
+        raise _damaged(file, f"it holds a {type(loaded).__name__}, not an array of one object")
+    return loaded.reshape(-1)[0]
 
 
 def _damaged(file: Path, reason: Exception | str) -> ResourceError:
@@ -146,12 +172,13 @@ class _Allowed:
 
 
 class _Storage:
-    """Raw values of tensors, not yet shaped."""
+    """Raw values of tensors, not yet shaped, and how many may still be taken of them."""
 
-    __slots__ = ("values",)
+    __slots__ = ("left", "values")
 
     def __init__(self, values: NDArray) -> None:
         self.values = values
+        self.left = _MOST_COPIES * values.size
 
     def __setstate__(self, state: Any) -> None:
         raise pickle.UnpicklingError("a pickle may not change storages")
@@ -190,19 +217,26 @@ class _Dtype:
 
 
 class _Array(np.ndarray):
-    """An array under construction, filled by ``__setstate__`` from checked parts."""
+    """An array under construction, filled once by ``__setstate__`` from checked parts."""
+
+    #: Notes bytes that were made; gone once the array is filled.
+    spend: Callable[[int], None]
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         version, shape, dtype, is_fortran, values = state
         kind = list if dtype.dtype.hasobject else bytes
         if type(values) is not kind:
             raise pickle.UnpicklingError("values of another kind than their type")
+        size = 1 if kind is list else dtype.dtype.itemsize
+        if min(shape, default=0) < 0 or math.prod(shape) * size != len(values):
+            raise pickle.UnpicklingError(f"{len(values)} values or bytes of shape {shape}")
+        self.spend(len(values))
+        del self.spend
         super().__setstate__((version, shape, dtype.dtype, is_fortran, values))
 
 
-def _empty_array(*_arguments: Any) -> NDArray:
-    """Stand in for NumPy's ``_reconstruct``: the state that follows holds everything."""
-    return np.ndarray.__new__(_Array, (0,), dtype=np.int8)
+class _NewArray:
+    """Stands in for NumPy's ``_reconstruct``: the state that follows holds everything."""
 
 
 def _scalar(dtype: _Dtype, value: bytes) -> Any:
@@ -229,6 +263,9 @@ def _tensor(
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if math.prod(shape) and last >= values.size:
         raise pickle.UnpicklingError(f"tensor of shape {shape} in {values.size} values")
+    storage.left -= math.prod(shape)
+    if math.prod(shape) > values.size or storage.left < 0:
+        raise pickle.UnpicklingError(f"tensor of shape {shape} of {values.size} values, repeated")
     byte_strides = [stride * values.itemsize for stride in strides]
     view = np.lib.stride_tricks.as_strided(values[offset:], shape, byte_strides)
     return np.array(view)
@@ -251,15 +288,15 @@ def _no_storage(_key: str, _dtype: str) -> _Storage:
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _Allowed(OrderedDict),
     ("_codecs", "encode"): _Allowed(_encode),
-    ("numpy", "ndarray"): _Allowed(_empty_array),
+    ("numpy", "ndarray"): _NewArray,
     ("numpy", "dtype"): _Allowed(_Dtype),
     ("torch._utils", "_rebuild_tensor"): _Allowed(_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): _Allowed(_tensor),
     **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGES.items()},
     **{
-        (f"{package}.multiarray", name): _Allowed(function)
+        (f"{package}.multiarray", name): function
         for package in ("numpy.core", "numpy._core")
-        for name, function in (("_reconstruct", _empty_array), ("scalar", _scalar))
+        for name, function in (("_reconstruct", _NewArray), ("scalar", _Allowed(_scalar)))
     },
 }
 
@@ -268,20 +305,38 @@ class _Unpickler(pickle.Unpickler):
     """An unpickler that knows the names in `_ALLOWED` only."""
 
     def __init__(
-        self, stream: BinaryIO, file: Path, load_storage: Callable[[str, str], _Storage]
+        self,
+        stream: BinaryIO,
+        file: Path,
+        load_storage: Callable[[str, str], _Storage],
+        *,
+        n_bytes: int,
     ) -> None:
         super().__init__(stream)
         self._file, self._load_storage = file, load_storage
+        self._left = _MOST_COPIES * n_bytes
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _ALLOWED[module, name]
+            allowed = _ALLOWED[module, name]
         except KeyError:
             raise ResourceError(
                 f"holds code that will not be run: it asks for '{module}.{name}'",
                 where=str(self._file),
                 fix="Use files from a source that you trust, with weights and transforms only.",
             ) from None
+        return _Allowed(self._new_array) if allowed is _NewArray else allowed
+
+    def _new_array(self, *_arguments: Any) -> _Array:
+        array = np.ndarray.__new__(_Array, (0,), dtype=np.int8)
+        array.spend = self._spend
+        return array
+
+    def _spend(self, n_bytes: int) -> None:
+        """Count what is made of the pickle: one array may be named again and again."""
+        self._left -= n_bytes
+        if self._left < 0:
+            raise pickle.UnpicklingError("far more arrays than the file has bytes")
 
     def persistent_load(self, reference: Any) -> _Storage:
         kind, storage_type, key, _location, n_values = reference

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ResourceError, UsageError
-from ..storage import atomic_folder
+from ..storage import atomic_folder, load_json
 
 #: What folders of models are described by; `kind` there says what they are.
 CONFIG_NAME = "config.json"
@@ -116,7 +116,7 @@ def _may_replace(out_dir: Path, names: Collection[str], kind: str) -> bool:
 def _kind(folder: Path) -> str | None:
     """Read what a folder says that it is; None where that cannot be read."""
     try:
-        config = json.loads((folder / CONFIG_NAME).read_text("utf-8"))
+        config = load_json(folder / CONFIG_NAME)
     except (OSError, ValueError):
         return None
     return str(config.get("kind", BUNDLE)) if isinstance(config, dict) else None

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ResourceError
+from ..hdf5_loading import UNREADABLE, own_members, plain_dataset
 from .pickles import read_numpy_object
 from .transforms import ALIASES, TRANSFORMS, Transform, make_transform
 
@@ -121,10 +122,13 @@ def _read_hdf5(file: Path) -> dict[str, Mapping[str, Any]]:
     try:
         with h5py.File(file, "r") as content:
             return {
-                name: {**group.attrs, **{key: values[()] for key, values in group.items()}}
-                for name, group in content.items()
+                name: {
+                    **group.attrs,
+                    **{key: plain_dataset(group, key, file=file)[()] for key in group},
+                }
+                for name, group in own_members(content)
             }
-    except (OSError, AttributeError, TypeError) as error:
+    except UNREADABLE as error:
         raise ResourceError(
             f"is damaged or of another kind ({error})",
             where=str(file),

@@ -7,7 +7,6 @@ array: type, shape, and first and last byte behind the header), and the arrays.
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import sys
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ResourceError
+from ..storage import parse_json
 from .bundle import Bundle
 from .devices import Chain, Device
 from .layers import Layer
@@ -54,7 +54,7 @@ class MappedWeights:
             if not 2 <= length <= min(_LONGEST_HEADER, len(self._bytes) - 8):
                 raise self._damage("is no safetensors file")
             self._start = 8 + length
-            self._header: dict[str, Any] = json.loads(self._bytes[8 : self._start])
+            self._header: dict[str, Any] = parse_json(self._bytes[8 : self._start])
         except (OSError, ValueError) as error:
             raise self._damage(f"cannot be read: {error}") from error
 

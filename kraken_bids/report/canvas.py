@@ -131,11 +131,23 @@ def _render(figure: Figure, dpi: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
+    _show_text_as_text(figure)
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     figure.set_layout_engine("none")
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def _show_text_as_text(figure: Figure) -> None:
+    """Take dollar signs for what they are: names come from files, and may be no formula."""
+    from matplotlib.text import Text
+
+    for axes in figure.axes:  # labels of ticks are made when they are asked for
+        axes.get_xticklabels()
+        axes.get_yticklabels()
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
 
 
 def _palette_png(image: Any, n_colours: int) -> bytes:

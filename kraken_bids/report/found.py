@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bids.names import OFF_RECIPE, marked
+from ..bids.names import OFF_RECIPE, is_label, marked
 from ..bids.prediction_file import find_predictions, read_matrix
 from ..bids.predictions import diagonal, source_label
 from ..bids.writers import read_connectome
 from ..errors import KrakenBIDSError, UsageError
 from ..flavors import RECIPES, Flavor
+from ..storage import load_json
 
 #: Entities that all files of a session share, or that say what a file is.
 _COMMON = frozenset({"sub", "ses", "desc"})
@@ -205,7 +205,7 @@ def series_entities(name: str) -> tuple[str, ...]:
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object; empty if it is absent or damaged."""
     try:
-        content = json.loads(file.read_text("utf-8"))
+        content = load_json(file)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -223,13 +223,15 @@ def read_rows(file: Path) -> Rows:
 
 def find_participants(dataset_dir: Path) -> tuple[str, ...]:
     """Labels of the participants that have a folder, in order."""
-    return tuple(sorted(entry.name[4:] for entry in dataset_dir.glob("sub-*") if entry.is_dir()))
+    labels = (entry.name[4:] for entry in dataset_dir.glob("sub-*") if entry.is_dir())
+    return tuple(sorted(filter(is_label, labels)))
 
 
 def find_sessions(dataset_dir: Path, participant: str) -> tuple[str | None, ...]:
     """Labels of a participant's sessions; ``(None,)`` where there are none."""
     folders = sorted((dataset_dir / f"sub-{participant}").glob("ses-*"))
-    return tuple(folder.name[4:] for folder in folders if folder.is_dir()) or (None,)
+    labels = (folder.name[4:] for folder in folders if folder.is_dir())
+    return tuple(filter(is_label, labels)) or (None,)
 
 
 def read_session(dataset_dir: Path, participant: str, session: str | None) -> FoundSession:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from ..cli import make_parser
 from ..errors import InputError, ResourceError, UsageError
 from ..machine import parse_memory
 from ..settings import Settings
+from ..storage import load_json
 from .jobs import Job, Request
 from .options import level_options, parse_minutes
 from .schedulers import SCHEDULERS, Scheduler
@@ -430,7 +430,7 @@ def read_record(folder: Path) -> Record:
         If its record is damaged.
     """
     try:
-        content = json.loads((folder / RECORD).read_text("utf-8"))
+        content = load_json(folder / RECORD)
         return Record(
             level=str(content["level"]),
             scheduler=SCHEDULERS[content["scheduler"]],

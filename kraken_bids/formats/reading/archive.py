@@ -7,7 +7,6 @@ size a connectome can have.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import zipfile
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from ...connectome.edges import n_regions
 from ...errors import InputError, KrakenBIDSError
+from ...storage import parse_json
 from ..inputs import FlavorInput, Wanted
 from .bids_labels import flavor_of_labels, participant_of_name
 from .checks import name_some
@@ -163,7 +163,7 @@ def _nemo_weights(archive: zipfile.ZipFile) -> bool:
     for name, info in _files(archive):
         if name.endswith(".json") and "config" in name and info.file_size <= MAX_TABLE:
             try:
-                settings = json.loads(_read(archive, info, info.filename))
+                settings = parse_json(_read(archive, info, info.filename))
             except ValueError:
                 continue
             if isinstance(settings, Mapping) and "siftweights" in settings:

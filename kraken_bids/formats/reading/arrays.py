@@ -8,12 +8,13 @@ objects follow.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,12 +22,19 @@ import numpy as np
 
 from ...errors import InputError
 from ..inputs import FlavorInput, Wanted
-from .fields import Field, open_fields
+from .fields import open_fields
 from .records import Stored, damaged, file_pieces
 
 #: Bytes of a local header of a zip archive, before the name; `zipfile` does not tell them.
 _ZIP_HEADER = struct.Struct("<4s22xHH")
 _PIECE_BYTES = 1 << 20
+#: Longest header of an array that NumPy takes.
+_LONGEST_HEADER = 10_000
+#: By version of the format: bytes of the header's length, and what parses length and header.
+_HEADERS: dict[tuple[int, int], tuple[int, Callable[[IO[bytes]], Any]]] = {
+    (1, 0): (2, np.lib.format.read_array_header_1_0),
+    (2, 0): (4, np.lib.format.read_array_header_2_0),
+}
 _UNREADABLE = (
     OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile,
     zlib.error, SyntaxError, tokenize.TokenError, MemoryError,  # NumPy parses heads as Python
@@ -57,7 +65,18 @@ def open_npy(file: Path, wanted: Wanted) -> dict[str, FlavorInput]:
 
 def open_npz(file: Path, wanted: Wanted) -> dict[str, FlavorInput]:
     """Open an ``.npz`` file. An `Opener`."""
-    fields: dict[str, Field] = {}
+    return open_fields(read_members(file), file, wanted)
+
+
+def read_members(file: Path) -> dict[str, Stored]:
+    """Read the headers of the arrays of an ``.npz`` file, by name.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, or holds Python objects.
+    """
+    fields: dict[str, Stored] = {}
     try:
         with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
@@ -66,7 +85,7 @@ def open_npz(file: Path, wanted: Wanted) -> dict[str, FlavorInput]:
                     fields[info.filename.removesuffix(".npy")] = field
     except _UNREADABLE as error:
         raise damaged(file, error) from error
-    return open_fields(fields, file, wanted)
+    return fields
 
 
 def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: Path) -> Stored:
@@ -93,12 +112,14 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: Path) ->
 def _read_header(stream: IO[bytes], file: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Read shape, order and type of an array."""
     version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
+    if version not in _HEADERS:
         raise damaged(file, f"version {version} of the format")
+    n_bytes, parse = _HEADERS[version]
+    length = stream.read(n_bytes)
+    if int.from_bytes(length, "little") > _LONGEST_HEADER:  # NumPy would read it first
+        raise damaged(file, f"a header of {int.from_bytes(length, 'little')} bytes")
+    text = stream.read(int.from_bytes(length, "little"))
+    shape, is_fortran, dtype = parse(io.BytesIO(length + text))
     if any(size < 0 for size in shape):
         raise damaged(file, f"an array of shape {shape}")
     if dtype.hasobject or dtype.names is not None:

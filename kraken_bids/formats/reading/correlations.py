@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ...connectome.edges import edges_to_matrix, n_regions
 from ...errors import InputError
+from .arrays import read_members
 from .checks import ASYMMETRY, name_some
 from .fields import ID_FIELDS, clean_ids
 from .matlab import read_fields
@@ -135,12 +136,10 @@ def _read_npy(path: Path) -> Mapping[str, Any]:
 
 
 def _read_npz(path: Path) -> Mapping[str, Any]:
-    with path.open("rb") as stream:  # which NumPy would leave open where it is no archive
-        stored = np.load(stream, allow_pickle=False)
-        if not isinstance(stored, np.lib.npyio.NpzFile):
-            raise ValueError("not an archive of arrays")  # noqa: TRY004 (told as damage)
-        with stored:
-            return {key: stored[key] for key in stored.files}
+    try:
+        return {name: _loaded(field) for name, field in read_members(path).items()}
+    except InputError as problem:
+        raise ValueError(problem.what) from problem
 
 
 def _read_mat(path: Path) -> Mapping[str, Any]:
@@ -210,7 +209,7 @@ def _kept(fields: Mapping[str, Any], n: int, where: str) -> list[int]:
     """Positions of participants that the file does not mark as missing."""
     if "ismissing" not in fields:
         return list(range(n))
-    is_missing = np.atleast_1d(np.asarray(fields["ismissing"], dtype=bool)).ravel()
+    is_missing = _flat(fields["ismissing"], where).astype(bool)
     if len(is_missing) != n:
         raise InputError(
             f"marks {len(is_missing)} participants as missing or not, and holds {n}",
@@ -225,7 +224,18 @@ def _read_ids(fields: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
     field = next((key for key in ID_FIELDS if key in fields), None)
     if field is None:
         return None
-    return clean_ids(np.atleast_1d(np.asarray(fields[field])).ravel().tolist(), where)
+    return clean_ids(_flat(fields[field], where).tolist(), where)
+
+
+def _flat(values: Any, where: str) -> NDArray[Any]:
+    """Values of a field in a row."""
+    try:
+        return np.atleast_1d(np.asarray(values)).ravel()
+    except ValueError as error:
+        raise InputError(
+            "holds cells of different sizes in place of ids", where=where,
+            fix="Make the file again.",
+        ) from error  # fmt: skip
 
 
 def _refuse_other_kinds(kind: str, name: str, path: Path) -> None:

@@ -16,7 +16,6 @@ since, and have ``atlas-X`` again of late. giga_connectome, ``docs/source/output
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from ...bids.files import FoundFile, parse_name
 from ...bids.ready_processing import giga_strategy, giga_variant
 from ...bids.xcp_d import processing as xcp_d_processing
 from ...errors import InputError, KrakenBIDSError
+from ...storage import load_json
 from ..inputs import FlavorInput, Wanted
 from .bids_labels import participant_of
 from .checks import name_some
@@ -261,7 +261,7 @@ def _sidecars(folder: Path) -> list[tuple[FoundFile, Mapping[str, Any]]]:
 
 def _read_sidecar(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = load_json(path)
     except (OSError, ValueError) as error:
         raise InputError(
             f"the sidecar cannot be read: {error}", where=str(path), fix="Restore the file."

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...bids.prediction_file import ENCODED, PARTICIPANTS, damaged, list_predictions
 from ...connectome.edges import n_edges
 from ...errors import InputError, UsageError, suggest
+from ...hdf5_loading import UNREADABLE, plain_dataset
 from ..inputs import FlavorInput, ReadRows, Wanted
 from .checks import check_rows, matrix_rows
 
@@ -51,11 +52,13 @@ def open_hdf5(path: Path, wanted: Wanted) -> dict[str, FlavorInput]:
                     where=str(path),
                     fix="Give connectomes in a .mat, .npy or .npz file, or a folder of tables.",
                 )
-            participants = tuple(
-                item.removeprefix("sub-") for item in file[PARTICIPANTS].asstr()[:]
-            )
-            shapes = {pair: file["/".join(pair)].shape for pair in pairs}
-    except OSError as error:
+            ids = plain_dataset(file, PARTICIPANTS, file=path).asstr()[:]
+            participants = tuple(item.removeprefix("sub-") for item in ids)
+            shapes = {
+                (source, target): plain_dataset(file[source], target, file=path).shape
+                for source, target in pairs
+            }
+    except UNREADABLE as error:
         raise damaged(path, error) from error
     _refuse_twice(participants, path)
     return {
@@ -128,9 +131,9 @@ def _input(
 ) -> FlavorInput:
     """Make the input of one data set, once its size is that of the model."""
     is_latent = pair[1] == ENCODED
-    found = n_edges(shape[1]) if len(shape) == 3 else shape[-1]
+    found = n_edges(shape[1]) if len(shape) == 3 else (0, *shape)[-1]
     expected = wanted.latent_size if is_latent else wanted.n_edges.get(name, found)
-    if shape[0] != len(participants) or len(shape) not in {2, 3} or found != expected:
+    if shape[:1] != (len(participants),) or len(shape) not in {2, 3} or found != expected:
         raise InputError(
             f"has {' x '.join(map(str, shape))} values of {name} for {len(participants)} "
             f"participants, not {len(participants)} x {expected}",
@@ -150,9 +153,9 @@ def _reader(path: Path, dataset: str, participants: Sequence[str], name: str) ->
                 stored = file[dataset]
                 dense = slice(positions[0], positions[-1] + 1)
                 block = stored[dense if _is_dense(positions) else list(positions)]
-        except OSError as error:
+            rows = np.asarray(block, dtype=np.float32)
+        except UNREADABLE as error:
             raise damaged(path, error) from error
-        rows = np.asarray(block, dtype=np.float32)
         ids = [participants[position] for position in positions]
         if rows.ndim == 3:
             rows = matrix_rows(rows, ids, name=name, where=str(path))

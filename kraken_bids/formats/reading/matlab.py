@@ -222,7 +222,7 @@ class _Reader:
         """Read a whole element of integers."""
         kind, content = self.element_bytes()
         dtype = _NUMBERS.get(kind, "")
-        if not dtype or len(content) % int(dtype[1]):
+        if dtype[:1] not in {"i", "u"} or len(content) % int(dtype[1]):
             raise damaged(self.element.file, f"numbers of type {kind}")
         values: list[int] = np.frombuffer(content, dtype=f"{self.element.order}{dtype}").tolist()
         return values

@@ -8,7 +8,6 @@ whole; a folder that holds anything else is refused.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from ...bids.writers import write_json, write_table
 from ...connectome.edges import edges_to_matrix, n_regions
 from ...errors import KrakenBIDSError, Problems, UsageError
 from ...flavors import Flavor
-from ...storage import atomic_folder
+from ...storage import atomic_folder, load_json
 from ..outputs import Decoded, Latents, OutputFacts
 
 #: Name by which an earlier data set is known to be one of predictions, and nothing else.
@@ -138,7 +137,7 @@ def _may_replace(path: Path) -> bool:
     if not path.is_dir():
         return False
     try:
-        content = json.loads((path / DESCRIPTION).read_text("utf-8"))
+        content = load_json(path / DESCRIPTION)
     except (OSError, ValueError):
         return not any(path.iterdir())
     return isinstance(content, dict) and content.get("Name") == NAME

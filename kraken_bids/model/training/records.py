@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import tokenize
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ResourceError
-from ...storage import atomic_path
+from ...storage import atomic_path, parse_json
 from .options import TrainingOptions
 
 #: Names in the folder of records.
@@ -87,11 +90,23 @@ def write_split(file: Path, participants: Sequence[str], labels: Sequence[str]) 
 
 def read_log(file: Path) -> dict[str, NDArray[np.float64]]:
     """Read the table of the epochs: (n_epochs,) by column, NaN where it says nothing."""
-    lines = file.read_text("utf-8").splitlines()
-    rows = [line.split("\t") for line in lines[1:]]
-    numbers = [[math.nan if cell == "n/a" else float(cell) for cell in row] for row in rows]
-    table = np.array(numbers, dtype=np.float64).reshape(len(rows), -1)
-    return {name: table[:, place] for place, name in enumerate(lines[0].split("\t"))}
+    with _told(file):
+        lines = file.read_text("utf-8").splitlines()
+        rows = [line.split("\t") for line in lines[1:]]
+        numbers = [[math.nan if cell == "n/a" else float(cell) for cell in row] for row in rows]
+        table = np.array(numbers, dtype=np.float64).reshape(len(rows), -1)
+        return {name: table[:, place] for place, name in enumerate(lines[0].split("\t"))}
+
+
+@contextlib.contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """Turn what a damaged table gives into words."""
+    try:
+        yield
+    except (OSError, ValueError, IndexError) as error:
+        raise ResourceError(
+            f"is no table of a training ({error})", where=str(file), fix="Train again."
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,15 +143,23 @@ def read_pairs(file: Path) -> Pairs | None:
     """Read what `Pairs.write` wrote; None if there is no file."""
     if not file.is_file():
         return None
-    head, *rows = (line.split("\t") for line in file.read_text("utf-8").splitlines())
-    sources, targets = (tuple(dict.fromkeys(row[place] for row in rows)) for place in (0, 1))
-    shape = len(sources), len(targets)
-    values = {
-        name: np.array([row[place] for row in rows], dtype=np.float64).reshape(shape)
-        for place, name in enumerate(head)
-        if place > 2
-    }
-    return Pairs(int(rows[0][2]), sources, targets, values)
+    with _told(file):
+        head, *rows = (line.split("\t") for line in file.read_text("utf-8").splitlines())
+        sources, targets = (tuple(dict.fromkeys(row[place] for row in rows)) for place in (0, 1))
+        shape = len(sources), len(targets)
+        values = {
+            name: np.array([row[place] for row in rows], dtype=np.float64).reshape(shape)
+            for place, name in enumerate(head)
+            if place > 2
+        }
+        return Pairs(int(rows[0][2]), sources, targets, values)
+
+
+#: What damaged archives of arrays raise; NumPy parses their heads as Python.
+_DAMAGE = (
+    OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, SyntaxError, MemoryError,
+    OverflowError, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +217,7 @@ def read_checkpoint(file: Path, *, expected: str) -> Checkpoint:
     """
     try:
         with np.load(file, allow_pickle=False) as content:
-            facts = json.loads(str(content["facts"]))
+            facts = parse_json(str(content["facts"]))
             found = Checkpoint(
                 facts["fingerprint"],
                 int(facts["n_epochs"]),
@@ -203,7 +226,7 @@ def read_checkpoint(file: Path, *, expected: str) -> Checkpoint:
                 int(facts["best_epoch"]),
                 [content[f"best_{i}"] for i in range(facts["n_best"])],
             )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise ResourceError(
             f"holds no checkpoint to go on from ({error})",
             where=str(file),
