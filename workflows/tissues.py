@@ -45,6 +45,7 @@ def add_five_tissue(
     five_tissue = pe.Node(
         PrepareFiveTissue(mask_file=str(run.mask_file)), name="five_tissue", mem_gb=1.0
     )
+    workflow.connect([(grid, five_tissue, [("reference_file", "reference_file")])])
     ready, maps = run.five_tissue_file, dict(run.probability_files)
     if ready is not None and ready.name.endswith((".nii", ".nii.gz")):
         five_tissue.inputs.five_tissue_file = str(ready)

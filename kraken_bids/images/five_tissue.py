@@ -49,6 +49,27 @@ TISSUE_CODES: tuple[tuple[str, tuple[tuple[int, int], ...]], ...] = (
 SUM_TOLERANCE = 1e-3
 
 
+def tissue_groups(labels: NDArray[np.integer]) -> NDArray[np.int8]:
+    """Find the tissue of each voxel of a FreeSurfer segmentation.
+
+    Parameters
+    ----------
+    labels
+        FreeSurfer codes, of any shape.
+
+    Returns
+    -------
+    NDArray
+        Of the shape of `labels`: position in `TISSUES` from 1; 0 for an unknown code.
+    """
+    lookup = np.zeros(15_000, dtype=np.int8)
+    for index, (_, ranges) in enumerate(TISSUE_CODES, start=1):
+        for first, last in ranges:
+            lookup[first : last + 1] = index
+    known = np.where((labels >= 0) & (labels < lookup.size), labels, 0)
+    return np.asarray(lookup[known])
+
+
 def tissues_from_labels(labels: NDArray[np.integer]) -> NDArray[np.float32]:
     """Turn a FreeSurfer segmentation into five tissues.
 
@@ -68,12 +89,7 @@ def tissues_from_labels(labels: NDArray[np.integer]) -> NDArray[np.float32]:
     InputError
         If no code is one of white matter, or none one of grey matter.
     """
-    lookup = np.zeros(15_000, dtype=np.int8)
-    for index, (_, ranges) in enumerate(TISSUE_CODES, start=1):
-        for first, last in ranges:
-            lookup[first : last + 1] = index
-    known = np.where((labels >= 0) & (labels < lookup.size), labels, 0)
-    groups = lookup[known]
+    groups = tissue_groups(labels)
     tissues = np.stack([groups == index for index in range(1, 6)], axis=-1).astype(np.float32)
     if not tissues[..., 2].any() or not tissues[..., :2].any():
         raise InputError(

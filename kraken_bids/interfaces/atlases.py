@@ -24,10 +24,14 @@ from numpy.typing import NDArray
 from ..atlases import load_atlas
 from ..bids.writers import write_json
 from ..errors import InputError
+from ..images.alignment import Scan, kinds_of_atlas, require_place, require_sides
+from ..images.five_tissue import tissue_groups
 from ..images.resample import (
     check_overlap,
     isotropic_grid,
     label_image,
+    label_values,
+    mean_image,
     open_image,
     region_volumes,
     relabel_codes,
@@ -37,6 +41,11 @@ from ..plan import LabelSource, TransformStep
 
 #: `LabelSource.atlas` of a FreeSurfer segmentation whose codes are kept.
 TISSUES = "tissues"
+
+#: Voxels on which the place of labels is checked, and how far they reach beyond the data, in mm.
+CHECK_VOXEL_MM, CHECK_MARGIN_MM = 4.0, 24.0
+#: Atlas by whose table the sides of FreeSurfer's codes are told.
+_SIDES_OF_CODES = "fs86"
 
 
 def plain_label_source(source: LabelSource) -> dict[str, Any]:
@@ -197,6 +206,65 @@ def _on_grid(
     return found
 
 
+def check_place(
+    sources: Sequence[dict[str, Any]], *, reference: Any, mask_file: Path, data: str
+) -> None:
+    """Refuse labels that lie elsewhere in the image, or on the wrong side.
+
+    Parameters
+    ----------
+    sources
+        Each as `plain_label_source` gives it.
+    reference
+        nibabel image (of a series the mean of the first volumes is used), of any contrast.
+    mask_file
+        Brain mask in its space.
+    data
+        The image, for messages.
+
+    Raises
+    ------
+    InputError
+        For the first labels that are out of place.
+    """
+    mask_img = open_image(mask_file)
+    scan = Scan(
+        mean_image(reference), reference.affine, label_values(mask_img) > 0, mask_img.affine
+    )
+    affine, shape = isotropic_grid(
+        mask_img.affine, scan.mask.shape, voxel_mm=CHECK_VOXEL_MM, margin_mm=CHECK_MARGIN_MM
+    )
+    values, checked = _resampled(sources, affine=affine, shape=shape), set()
+    for source in sources:
+        key, way = (_way_key(source), source["file"]), _way(source, data=data)
+        if key in checked:
+            continue
+        checked.add(key)
+        labels, what = values[key], f"the labels of {source['atlas']}"
+        is_coded = source["codes"] == "freesurfer" or source["atlas"] == TISSUES
+        kinds = tissue_groups(labels) if is_coded else kinds_of_atlas(labels, affine)
+        left, right = (
+            np.isin(labels, _values_of_side(source["atlas"], side, is_coded=is_coded))
+            for side in "LR"
+        )
+        require_sides(left, right, affine, what=what, where=way)
+        require_place(
+            kinds, affine, scan, what=what, where=way,
+            fix="Look whether the transforms and the label image belong to this participant, this "
+            "session and these spaces; after the right ones are given, the run goes on from here.",
+        )  # fmt: skip
+
+
+def _values_of_side(atlas: str, side: str, *, is_coded: bool) -> list[int]:
+    """Values of the regions on one side: ``L`` or ``R``."""
+    regions = load_atlas(_SIDES_OF_CODES if is_coded else atlas).regions
+    return [
+        region.code if is_coded else region.index
+        for region in regions
+        if region.hemisphere == side
+    ]
+
+
 class _ResampleLabelsInputSpec(BaseInterfaceInputSpec):
     label_sources = traits.List(
         traits.Dict(), mandatory=True, desc="label sources, each as plain_label_source gives it"
@@ -246,10 +314,11 @@ class ResampleLabels(SimpleInterface):
         ]
         found = _on_grid(sources, affine=affine, shape=shape, data=data)
         if isdefined(self.inputs.mask_file):
-            mask_img = open_image(Path(self.inputs.mask_file))
-            (mask,) = resample_together([mask_img], affine=affine, shape=shape)
+            mask_file = Path(self.inputs.mask_file)
+            (mask,) = resample_together([open_image(mask_file)], affine=affine, shape=shape)
             for item in found:
                 check_overlap(item.labels, mask, atlas=item.atlas, way=item.way)
+            check_place(sources, reference=reference, mask_file=mask_file, data=data)
 
         folder = Path(runtime.cwd)
         self._results["labels_files"] = []

@@ -40,8 +40,6 @@ COLOUR_VOLUMES = "0,3,5"
 
 #: Least share of the brain mask that a five-tissue image must cover to be in the same space.
 LEAST_TISSUE_OVERLAP = 0.5
-#: Voxels of the series below which a brain has no shape to be compared by.
-LEAST_BRAIN_VOXELS = 3000
 
 
 class _CheckDiffusionInputSpec(BaseInterfaceInputSpec):
@@ -186,6 +184,9 @@ class _PrepareFiveTissueInputSpec(BaseInterfaceInputSpec):
         traits.Dict(), desc="rigid way of five_tissue_file to the DWI, as plain_steps gives it"
     )
     mask_file = File(exists=True, mandatory=True, desc="brain mask of the DWI")
+    reference_file = File(
+        exists=True, desc="image in the space of the DWI that tissues must fit; the mask if none"
+    )
 
 
 class _PrepareFiveTissueOutputSpec(TraitedSpec):
@@ -211,7 +212,11 @@ class PrepareFiveTissue(SimpleInterface):
             out_file = str(Path(runtime.cwd) / "five_tissue.nii.gz")
             nib.save(nib.Nifti1Image(tissues, affine), out_file)
         five_tissue.check_tissues(tissues, where=where)
-        require_overlap(tissues, affine, mask_file=Path(inputs.mask_file), where=where)
+        reference = inputs.reference_file if isdefined(inputs.reference_file) else ""
+        require_overlap(
+            tissues, affine, mask_file=Path(inputs.mask_file), where=where,
+            reference_file=Path(reference or inputs.mask_file),
+        )  # fmt: skip
         self._results["out_file"] = out_file
         return runtime
 
@@ -237,6 +242,7 @@ def require_overlap(
     affine: NDArray[np.floating],
     *,
     mask_file: Path,
+    reference_file: Path,
     where: str,
     what: str = "tissues",
 ) -> None:
@@ -245,8 +251,8 @@ def require_overlap(
     Raises
     ------
     InputError
-        If it covers less than `LEAST_TISSUE_OVERLAP` of the mask, or a rigid movement by far more
-        than registrations err makes it fit better.
+        If it covers less than `LEAST_TISSUE_OVERLAP` of the mask, or fits the reference image
+        better elsewhere (`alignment.require_place`).
     """
     mask, mask_affine = diffusion.read_values(mask_file)
     inside = mask > 0.5
@@ -261,23 +267,25 @@ def require_overlap(
             where=f"{where}; {mask_file}",
             fix=f"Give {what} in the space of the preprocessed diffusion series.",
         )
-    if min(inside.sum(), brain.sum()) < LEAST_BRAIN_VOXELS:
-        return
-    misfit = alignment.measure_misfit(tissues.sum(axis=-1) > 0.5, affine, inside, mask_affine)
-    if misfit.is_wrong:
-        raise InputError(
-            f"{what} lie {misfit.shift_mm:.0f} mm and {misfit.turn_degrees:.0f} degrees off the "
-            f"diffusion brain mask (overlap {misfit.dice:.2f}, moved so {misfit.best_dice:.2f})",
-            where=f"{where}; {mask_file}",
-            fix="Look whether the transform between native and ACPC space belongs to this "
-            "participant and session, or run QSIPrep again.",
-        )
+    reference, reference_affine = diffusion.read_values(reference_file)
+    reference = reference.mean(axis=-1) if reference.ndim == 4 else reference
+    alignment.require_place(
+        alignment.kinds_of_tissues(tissues),
+        affine,
+        alignment.Scan(reference, reference_affine, inside, mask_affine),
+        what=what,
+        where=f"{where}; {reference_file}; {mask_file}",
+        fix="Look whether the transform between native and ACPC space belongs to this "
+        "participant and session, or run QSIPrep again.",
+    )
 
 
 class _CheckPlacementInputSpec(BaseInterfaceInputSpec):
     labels_file = File(exists=True, mandatory=True, desc="FreeSurfer codes, brought to the DWI")
     mask_file = File(exists=True, mandatory=True, desc="brain mask of the DWI")
-    reference_file = File(exists=True, mandatory=True, desc="handed on where all is well")
+    reference_file = File(
+        exists=True, mandatory=True, desc="image that labels must fit; handed on where they do"
+    )
     where = traits.Str("", usedefault=True, desc="segmentation and transforms, for messages")
 
 
@@ -301,7 +309,7 @@ class CheckPlacement(SimpleInterface):
         where = inputs.where or inputs.labels_file
         require_overlap(
             tissues, affine, mask_file=Path(inputs.mask_file), where=where, what="FreeSurfer's "
-            "labels",
+            "labels", reference_file=Path(inputs.reference_file),
         )  # fmt: skip
         self._results["reference_file"] = inputs.reference_file
         return runtime

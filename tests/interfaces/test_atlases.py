@@ -11,6 +11,9 @@ import SimpleITK as sitk  # noqa: N813
 from nipype.pipeline import engine as pe
 
 from kraken_bids.atlases import load_atlas
+from kraken_bids.demo.regions import draw_atlas
+from kraken_bids.demo.template import AFFINE as TEMPLATE_AFFINE
+from kraken_bids.demo.template import load_template
 from kraken_bids.errors import InputError
 from kraken_bids.interfaces.atlases import ResampleLabels, plain_label_source
 from kraken_bids.plan import LabelSource, TransformStep
@@ -218,3 +221,44 @@ def test_plain_source_can_be_written_as_json(shen, step):
     assert plain["steps"][0] == {
         "file": str(step.file), "source": "MNI152NLin6Asym", "target": "T1w", "inverted": False
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def brain():
+    """Image and mask of the template on 4 mm, and an atlas on its 2 mm grid."""
+    template = load_template()
+    every, affine = (slice(None, None, 2),) * 3, TEMPLATE_AFFINE @ np.diag([2, 2, 2, 1])
+    image = (3 * template.csf + 1.4 * template.grey + template.white)[every]
+    series = np.stack([image, image + 0.1], axis=-1).astype(np.float32)
+    return series, template.brain[every].astype(np.uint8), affine, draw_atlas("shen268")
+
+
+def brain_files(brain, folder):
+    series, mask, affine, labels = brain
+    bold, mask = save(series, folder / "b.nii.gz", affine), save(mask, folder / "m.nii.gz", affine)
+    return bold, mask, save(labels, folder / "template.nii.gz", TEMPLATE_AFFINE)
+
+
+def test_labels_that_a_wrong_transform_moves_are_refused_and_taken_with_the_right_one(
+    brain, tmp_path
+):
+    """The overlap with the mask is above the limit of `check_overlap`."""
+    bold, mask, labels = brain_files(brain, tmp_path)
+    file = tmp_path / "neighbour.txt"
+    sitk.WriteTransform(sitk.TranslationTransform(3, (0.0, 14.0, 0.0)), str(file))
+    step = TransformStep(file, "MNI152NLin6Asym", "T1w")
+    source = LabelSource("shen268", labels, "MNI152NLin6Asym", transforms=(step,))
+    message = r"shen268 lie 1\d mm and \d degrees off.*template\.nii\.gz.*by .*neighbour\.txt"
+    with pytest.raises(InputError, match=message):
+        run([source], bold, mask_file=str(mask))
+    sitk.WriteTransform(sitk.TranslationTransform(3, (0.0, 1.0, 0.0)), str(file))
+    assert len(run([source], bold, mask_file=str(mask)).labels_files) == 1
+
+
+def test_labels_with_sides_swapped_are_refused(brain, tmp_path):
+    bold, mask, labels = brain_files(brain, tmp_path)
+    mirrored = np.diag([-1.0, 1, 1, 1]) @ TEMPLATE_AFFINE
+    save(brain[3], labels, mirrored)
+    source = LabelSource("shen268", labels, "T1w")
+    with pytest.raises(InputError, match=r"left and right are swapped.*shen268.*template\.nii"):
+        run([source], bold, mask_file=str(mask))
