@@ -1,209 +1,387 @@
 # SPDX-License-Identifier: MIT
-"""CPU time of counting streamlines in three atlases against ``tck2connectome`` once an atlas.
+"""CPU time of structural connectomes: counting against ``tck2connectome``, and all but tracking.
 
-Makes two tractograms (ends in and near grey matter; ends anywhere) in a head-like ball with three
-atlases, counts both in all atlases from one read each, lengths included, and runs the real
-``tck2connectome`` six times, without worker threads and as it comes. Says whether the tables are
-equal, the ratio of CPU times, and what all steps but tracking come to at five million streamlines:
-the time of a streamline, tracked in a uniform field with the training parameters, is scaled by
-length.
+Simulates a participant at the resolution of usual scans and measures its structural connectomes
+with the program itself, by the recipe of the training data and with SIFT2. The steps run one after
+the other, so that the CPU time of each, the programs that it runs included, is known. Then, in the
+same run:
 
-    python benchmarks/streamlines.py --streamlines 200000
+- the tables of all atlases from one read of each tractogram are made again and compared with six
+  runs of ``tck2connectome`` on the same files, without worker threads and as it comes;
+- ``tckgen`` and ``tcksift2`` do the same again for fewer streamlines, and the program counts
+  those, too: what is to be added for more streamlines is the difference, without what dynamic
+  seeding and the like take to start;
+- what every group of steps takes is told and extrapolated to five million streamlines: steps that
+  make or read streamlines along the line through both numbers, all others as they are;
+- so are memory and disk.
+
+    python benchmarks/streamlines.py --streamlines 200000 --fewer 50000
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import logging
+import multiprocessing
+import os
 import resource
+import shutil
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial import cKDTree
 
-from kraken_bids.connectome.structural import tabulate_pairs
+from kraken_bids.atlases import load_atlas
+from kraken_bids.connectome.structural import tabulate_pairs, tractogram_bytes
+from kraken_bids.demo.dataset import Size, write_dataset
 from kraken_bids.images.streamline_ends import AssignedStreamlines, assign_streamlines
-from kraken_bids.workflows.structural import CUTOFF, MAX_LENGTH_MM, TRACKINGS
+from kraken_bids.workflows.structural import TRACKINGS
 
-SIZES = {"fs86": 86, "shen268": 268, "coco439": 439}
-SHAPE, VOXEL_MM = (116, 140, 116), 1.25
+ATLASES = ("fs86", "shen268", "coco439")
 RADIUS_MM = 4.0
-#: Distance of points, in mm: what MRtrix3 stores of iFOD2 with the training step is near it.
-SPACING_MM = 0.5
 N_FULL = 5_000_000
+#: Diffusion volumes by b-value, of a usual series.
+SHELLS = {0: 6, 1000: 30, 2000: 60}
+
+TRACKING, WEIGHING, FODS = "tracking (tckgen)", "SIFT2 (tcksift2)", "responses and FODs"
+#: Group of each step, and whether it takes the longer the more streamlines there are.
+GROUPS: dict[str, tuple[str, bool]] = {
+    "track_ifod2act": (TRACKING, True),
+    "track_sdstream": (TRACKING, True),
+    "weigh_ifod2act": (WEIGHING, True),
+    "weigh_sdstream": (WEIGHING, True),
+    "check": (FODS, False),
+    "convert": (FODS, False),
+    "responses": (FODS, False),
+    "fods": (FODS, False),
+    "five_tissue": ("tissues", False),
+    "resample_tissues": ("tissues", False),
+    "resample_labels": ("labels", False),
+    "assign_ifod2act": ("ends and lengths", True),
+    "assign_sdstream": ("ends and lengths", True),
+    "connect": ("matrices", True),
+    "map_density": ("figures", True),
+    "fod_colours": ("figures", False),
+    "overview": ("figures", True),
+    "draw_structural_1_wf": ("figures", False),
+    "ds_figure_structural_1_wf": ("figures", False),
+    "ds_structural_1_wf": ("tables and sidecars", False),
+    "page": ("page", False),
+}
+#: Logger that tells of the start and the end of each step.
+EVENTS = "kraken_bids.progress"
+OTHER, BETWEEN = "small steps", "start-up, between steps"
+
+#: In place of a program of MRtrix3: runs it, and notes what it was told and what it took.
+RECORDER = """\
+#!{python} -SE
+import json, os, sys
+child = os.posix_spawn({program!r}, [{program!r}, *sys.argv[1:]], os.environ)
+_, status, used = os.wait4(child, 0)
+record = dict(words=["{name}", *sys.argv[1:]], cpu_s=used.ru_utime + used.ru_stime,
+              peak_bytes=1024 * used.ru_maxrss)
+with open({log!r}, "a") as log:
+    log.write(json.dumps([os.path.basename(os.getcwd()), record]) + "\\n")
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 
 
-def head(rng: np.random.Generator) -> NDArray[np.float64]:
-    """(X, Y, Z), distance from the centre, 1 at the border of the brain, in folds."""
-    centre = (np.array(SHAPE) - 1) / 2
-    place = np.indices(SHAPE).reshape(3, -1).T
-    radius = np.linalg.norm((place - centre) / (0.45 * np.array(SHAPE)), axis=1).reshape(SHAPE)
-    folds = ndimage.gaussian_filter(rng.normal(size=SHAPE), 3)
-    result: NDArray[np.float64] = radius + 0.06 * folds / folds.std()
-    return result
+@dataclass(frozen=True)
+class Program:
+    """A program that has run: its command line, CPU time in s and peak memory."""
+
+    words: list[str]
+    cpu_s: float
+    peak_bytes: int
 
 
-def affine() -> NDArray[np.float64]:
-    made = np.diag([VOXEL_MM] * 3 + [1.0])
-    made[:3, 3] = -np.array(SHAPE) * VOXEL_MM / 2
-    return made
+@dataclass(frozen=True)
+class Run:
+    """What a number of streamlines took: CPU time in s by step, and programs by step."""
+
+    n_streamlines: int
+    steps: dict[str, float]
+    programs: dict[str, Program]
+
+    def groups(self, *, growing: bool) -> dict[str, float]:
+        """CPU time by group, of the steps that grow with streamlines or of the others."""
+        total: dict[str, float] = {}
+        for step, spent in self.steps.items():
+            group, grows = GROUPS.get(step, (step if step == BETWEEN else OTHER, False))
+            if growing == grows:
+                total[group] = total.get(group, 0.0) + spent
+        return total
 
 
-def save(values: NDArray[np.generic], file: Path) -> None:
-    nib.Nifti1Image(values, affine()).to_filename(file)
+def cpu_s() -> float:
+    """CPU time of this process and of the programs that it has waited for."""
+    whose = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, whose))
 
 
-def write_labels(folder: Path, radius: NDArray[np.float64], rng: np.random.Generator) -> None:
-    """A cortex and a core, cut into regions."""
-    grey = np.argwhere(((radius > 0.86) & (radius < 1.0)) | (radius < 0.22))
-    for name, size in SIZES.items():
-        seeds = cKDTree(grey[rng.choice(len(grey), size, replace=False)])
-        labels = np.zeros(SHAPE, dtype=np.int16)
-        labels[tuple(grey.T)] = seeds.query(grey)[1] + 1
-        save(labels, folder / f"{name}.nii.gz")
+class Meter(logging.Handler):
+    """Reads off the program's log when steps start and end, and takes their CPU time.
+
+    Parameters
+    ----------
+    clock
+        Gives the CPU time so far.
+    """
+
+    def __init__(self, clock: Callable[[], float] = cpu_s) -> None:
+        super().__init__(logging.DEBUG)
+        self._clock = clock
+        self._start = 0.0
+        #: CPU time in s by the step's name.
+        self.steps: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take note of ``(session, workflow.step, start or end)``."""
+        words = record.args if isinstance(record.args, tuple) else ()
+        if words[2:] == ("start",):
+            self._start = self._clock()
+        elif words[2:] == ("end",):
+            step = str(words[1]).rpartition(".")[2]
+            self.steps[step] = self.steps.get(step, 0.0) + self._clock() - self._start
 
 
-def make_ends(
-    radius: NDArray[np.float64], n: int, rng: np.random.Generator, *, at_border: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """First and last points in voxels: at the border of white and grey matter, or anywhere."""
-    border = np.argwhere((radius > 0.8) & (radius < 0.88))
-    sources = border if at_border else np.argwhere(radius < 0.95)
-    first = sources[rng.integers(len(sources), size=n)] + rng.uniform(-0.5, 0.5, (n, 3))
-    way = rng.normal(size=(n, 3))
-    way *= (rng.gamma(4, 16, n).clip(5, 250) / VOXEL_MM / np.linalg.norm(way, axis=1))[:, None]
-    last = first + way
-    if at_border:
-        last = border[cKDTree(border).query(last)[1]] + rng.uniform(-0.5, 0.5, (n, 3))
-    return first, last
+def run_program(words: Sequence[str], log_file: Path) -> dict[str, float]:
+    """Run ``kraken-bids`` in this process, which must be new; give the CPU time of its steps."""
+    from kraken_bids.cli import main as kraken_bids
+
+    meter, log = Meter(), logging.getLogger(EVENTS)
+    log.addHandler(meter)
+    log.setLevel(logging.DEBUG)
+    with log_file.open("w") as sys.stderr:
+        code = kraken_bids(words)
+    if code:
+        raise SystemExit(f"kraken-bids ended with {code}:\n{log_file.read_text()[-2000:]}")
+    return {**meter.steps, BETWEEN: cpu_s() - sum(meter.steps.values())}
 
 
-def write_tractogram(
-    file: Path, first: NDArray[np.float64], last: NDArray[np.float64], rng: np.random.Generator
-) -> None:
-    """Bent lines from first to last points."""
-    header = f"mrtrix tracks\ndatatype: Float32LE\ncount: {len(first)}\nfile: . 90\nEND\n"
-    bends = rng.normal(0, 6, (len(first), 3))
-    lengths = np.linalg.norm(last - first, axis=1) * VOXEL_MM
-    sizes = np.maximum(lengths / SPACING_MM, 3).astype(int)
-    with file.open("wb") as stream:
-        stream.write(header.encode().ljust(90))
-        for start in range(0, len(first), 5000):
-            rows = slice(start, start + 5000)
-            of = np.repeat(np.arange(len(sizes[rows])), sizes[rows] + 1)
-            begins = np.concatenate([[0], np.cumsum(sizes[rows] + 1)[:-1]])
-            number = np.arange(len(of)) - begins[of]
-            t = (number / (sizes[rows][of] - 1))[:, None]
-            way = (last - first)[rows][of]
-            points = first[rows][of] + t * way + 4 * t * (1 - t) * bends[rows][of]
-            points = points * VOXEL_MM + affine()[:3, 3]
-            points[number == sizes[rows][of]] = np.nan
-            points.astype("<f4").tofile(stream)
-        np.full((1, 3), np.inf, dtype="<f4").tofile(stream)
+def put_recorders(folder: Path, programs: Sequence[str]) -> Path:
+    """Put stand-ins for programs first on the path, for good; gives their log."""
+    folder.mkdir(exist_ok=True)
+    log = folder / "log.jsonl"
+    for name in programs:
+        program = shutil.which(name)
+        if program is None:
+            raise SystemExit(f"{name} is not there: install MRtrix3")
+        text = RECORDER.format(python=sys.executable, name=name, program=program, log=str(log))
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    return log
 
 
-def count(folder: Path, tract: str) -> tuple[AssignedStreamlines, dict[str, NDArray[np.float64]]]:
+def read_records(log: Path, steps: Sequence[str]) -> dict[str, Program]:
+    """What the programs noted last, by step."""
+    records = dict(json.loads(line) for line in log.read_text().splitlines())
+    return {step: Program(**records[step]) for step in steps}
+
+
+def measure(data: Path, folder: Path, n_threads: int, *options: object) -> dict[str, float]:
+    """Measure the participant's connectomes, step after step; the working folder stays."""
+    made = folder / "steps.json"
+    if not made.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "plugin.json").write_text('{"plugin": "Linear"}')
+        words = [
+            data, folder / "out", "participant", "--participant-label", "01", "--modality", "dwi",
+            "--keep-work", "-w", folder / "work", "--use-plugin", folder / "plugin.json",
+            "--nprocs", n_threads, "--omp-nthreads", n_threads, *options,
+            "--atlas-file", *(f"{name}={data}/atlases/{name}_dseg.nii.gz" for name in ATLASES[1:]),
+        ]  # fmt: skip
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            steps = pool.submit(run_program, [*map(str, words)], folder / "log.txt").result()
+        made.write_text(json.dumps(steps))
+    found: dict[str, float] = json.loads(made.read_text())
+    return found
+
+
+def run_again(step: str, program: Program, folder: Path, changes: Mapping[str, str]) -> None:
+    """Run a program again, in a folder of the step's name, with other words for some."""
+    (folder / step).mkdir(parents=True, exist_ok=True)
+    words = [
+        changes.get(f"{before} {word}", changes.get(word, word))
+        for before, word in pairwise(["", *program.words])
+    ]
+    environment = {**os.environ, "MRTRIX_QUIET": "1", "MRTRIX_RNG_SEED": "1"}
+    subprocess.run(words, cwd=folder / step, env=environment, check=True)
+
+
+def measure_fewer(
+    data: Path, folder: Path, run: Run, n_streamlines: int, n_threads: int, log: Path
+) -> Run:
+    """Do all again that grows with streamlines."""
+    ready = folder / "tractograms"
+    ready.mkdir(parents=True, exist_ok=True)
+    for name, algorithm in (("ifod2act", "ifod2"), ("sdstream", "sdstream")):
+        track, weigh = f"track_{name}", f"weigh_{name}"
+        made = folder / track / f"{name}.tck"
+        link = ready / f"sub-01_space-ACPC_model-{algorithm}_streamlines.tck"
+        select = f"-select {run.n_streamlines}"
+        if not link.is_symlink():
+            run_again(track, run.programs[track], folder, {select: str(n_streamlines)})
+            small = {word: str(made) for word in run.programs[weigh].words if "/track_" in word}
+            run_again(weigh, run.programs[weigh], folder, small)
+            link.symlink_to(made)
+    programs = read_records(log, list(run.programs))
+    steps = measure(
+        data, folder / "run", n_threads, "--streamlines", n_streamlines, "-d",
+        f"tractograms={ready}",
+    )  # fmt: skip
+    spent = {step: program.cpu_s for step, program in programs.items()}
+    return Run(n_streamlines, {**steps, **spent}, programs)
+
+
+def count(
+    tractogram: Path, labels: Mapping[str, Path]
+) -> tuple[AssignedStreamlines, dict[str, NDArray[np.float64]]]:
     """Tables of all atlases by one read of a tractogram."""
-    labels = {name: folder / f"{name}.nii.gz" for name in SIZES}
-    found = assign_streamlines(folder / f"{tract}.tck", labels, radius_mm=RADIUS_MM)
+    found = assign_streamlines(tractogram, labels, radius_mm=RADIUS_MM)
     tables = {
-        name: tabulate_pairs(found.regions[name], n_regions=size) for name, size in SIZES.items()
+        name: tabulate_pairs(found.regions[name], n_regions=load_atlas(name).n_regions)
+        for name in labels
     }
     return found, tables
 
 
-def child_cpu_s(folder: Path, *words: object) -> float:
-    """CPU time of a program, quiet, in s."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([*map(str, words), "-quiet", "-force"], check=True, cwd=folder)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
 def theirs(
-    folder: Path, tract: str, *threads: object
+    tractogram: Path, labels: Mapping[str, Path], folder: Path, *threads: object
 ) -> tuple[float, dict[str, NDArray[np.float64]]]:
     """CPU time and tables of ``tck2connectome``, once an atlas."""
     total, tables = 0.0, {}
-    for name in SIZES:
-        total += child_cpu_s(
-            folder, "tck2connectome", f"{tract}.tck", f"{name}.nii.gz", "counts.csv", "-symmetric",
-            "-keep_unassigned", "-assignment_radial_search", RADIUS_MM, *threads,
-        )  # fmt: skip
+    for name, file in labels.items():
+        words = [
+            "tck2connectome", tractogram, file, folder / "counts.csv", "-symmetric", "-force",
+            "-keep_unassigned", "-assignment_radial_search", RADIUS_MM, "-quiet", *threads,
+        ]  # fmt: skip
+        before = cpu_s()
+        subprocess.run([*map(str, words)], check=True)
+        total += cpu_s() - before
         tables[name] = np.loadtxt(folder / "counts.csv", delimiter=",", comments="#")
     return total, tables
 
 
-def tracking_s_per_mm(folder: Path, name: str, n: int) -> float:
-    """CPU time of ``tckgen`` for a mm of streamline, in a uniform field of fibres along z."""
-    tracking = TRACKINGS[name]
-    downsample = ("-downsample", tracking.downsample) if tracking.downsample else ()
-    spent = child_cpu_s(
-        folder, "tckgen", "fod.nii", "tracked.tck", "-algorithm", tracking.algorithm, "-select", n,
-        "-seed_image", "mask.nii.gz", "-cutoff", CUTOFF, "-maxlength", MAX_LENGTH_MM,
-        "-minlength", tracking.min_length_mm, "-step", tracking.step_mm,
-        "-angle", tracking.angle_degrees, "-nthreads", 0, *downsample,
-    )  # fmt: skip
-    found, _ = count(folder, "tracked")
-    return spent / float(found.lengths_mm.sum())
+def compare_counting(
+    tractograms: Mapping[str, Path], labels: Mapping[str, Path], folder: Path
+) -> None:
+    """Tell the ratio of CPU times of the six tables, and whether they are equal."""
+    ours = plain = default = 0.0
+    for name, tractogram in tractograms.items():
+        start = time.process_time()
+        found, tables = count(tractogram, labels)
+        spent = time.process_time() - start
+        spent_plain, expected = theirs(tractogram, labels, folder, "-nthreads", 0)
+        spent_default, _ = theirs(tractogram, labels, folder)
+        equal = all(np.array_equal(tables[atlas], expected[atlas]) for atlas in ATLASES)
+        print(f"{name}: {len(found.lengths_mm):,} streamlines, {found.lengths_mm.mean():.0f} mm; "
+              f"3 tables {spent:.2f} CPU s, tck2connectome x 3 {spent_plain:.2f} "
+              f"(default threads {spent_default:.2f}); equal: {equal}")  # fmt: skip
+        ours, plain, default = ours + spent, plain + spent_plain, default + spent_default
+    print(f"all six: {ours:.2f} CPU s; tck2connectome / ours = {plain / ours:.1f} "
+          f"(default threads {default / ours:.1f})\n")  # fmt: skip
 
 
-def write_field(folder: Path, radius: NDArray[np.float64]) -> None:
-    """Fibres along z: harmonics of order 0 to 8, of which only those with m = 0 are there."""
-    fods = np.zeros((*SHAPE, 45), dtype=np.float32)
-    for order in range(0, 9, 2):
-        value = 0.3 * np.sqrt((2 * order + 1) / (4 * np.pi))
-        fods[..., order * (order + 1) // 2] = np.where(radius < 0.95, value, 0)
-    save(fods, folder / "fod.nii")
-    save((radius < 0.95).astype(np.uint8), folder / "mask.nii.gz")
+def extrapolate(fewer: Run, run: Run, n_streamlines: int) -> dict[str, float]:
+    """CPU time in s of each group with more streamlines than were tracked.
+
+    Steps that grow are continued along the line through both runs; the others are as in `run`.
+    """
+    total, before = run.groups(growing=False), fewer.groups(growing=True)
+    times = (n_streamlines - run.n_streamlines) / (run.n_streamlines - fewer.n_streamlines)
+    for group, spent in run.groups(growing=True).items():
+        total[group] = total.get(group, 0.0) + spent + times * (spent - before.get(group, 0.0))
+    return total
+
+
+def tell_times(fewer: Run, run: Run) -> None:
+    """Tell the CPU time of each group, and the share of all but tracking."""
+    full, few = extrapolate(fewer, run, N_FULL), fewer.groups(growing=True)
+    fixed, grown = run.groups(growing=False), run.groups(growing=True)
+    print(f"{'CPU s':26}{'fixed':>10}{fewer.n_streamlines:>12,}{run.n_streamlines:>12,}"
+          f"{f'{N_FULL:,}*':>13}")  # fmt: skip
+    for group in sorted(full, key=lambda name: -full[name]):
+        values = (part.get(group, 0.0) for part in (fixed, few, grown))
+        print("{:26}{:10.1f}{:12.1f}{:12.1f}".format(group, *values) + f"{full[group]:13.1f}")
+    print(f"* fixed steps, and those that grow, extrapolated from {fewer.n_streamlines:,} and "
+          f"{run.n_streamlines:,}")  # fmt: skip
+    tracking, weighing, fods = (full[group] for group in (TRACKING, WEIGHING, FODS))
+    besides = sum(full.values()) - tracking - weighing
+    for told, part, whole in (
+        ("tracking and SIFT2", besides, tracking + weighing),
+        ("tracking", besides, tracking),
+        (
+            "tracking and SIFT2, responses and FODs not counted",
+            besides - fods,
+            tracking + weighing,
+        ),
+        ("tracking, responses and FODs not counted", besides - fods, tracking),
+    ):
+        print(f"all else at {N_FULL:,}*, in % of {told}: {100 * part / whole:.1f}")
+    print()
+
+
+def tell_room(fewer: Run, run: Run, tractograms: Mapping[str, Path]) -> None:
+    """Tell peak memory of the programs, and the size of tractograms."""
+    for step in run.programs:
+        peaks = [made.programs[step].peak_bytes / 1e9 for made in (fewer, run)]
+        more = 1e6 * (peaks[1] - peaks[0]) / (run.n_streamlines - fewer.n_streamlines)
+        print(f"{step}: peak {peaks[0]:.2f}, {peaks[1]:.2f} GB: {more:.2f} GB a million more")
+    for name, tractogram in tractograms.items():
+        size = tractogram.stat().st_size / run.n_streamlines / 1e3
+        spacing = [TRACKINGS[name].point_spacing_mm]
+        guess = tractogram_bytes(1_000_000, point_spacing_mm=spacing) / 1e9
+        print(f"{name}.tck: {size:.2f} GB a million streamlines, estimated {guess:.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--streamlines", type=int, default=200_000, help="of each tractogram")
-    parser.add_argument("--tracked", type=int, default=2000, help="to time tckgen by; 0: do not")
+    parser.add_argument("--fewer", type=int, default=50_000, help="to tell what grows with them")
+    parser.add_argument("--voxel-mm", type=float, default=2.0, help="of the diffusion series")
+    parser.add_argument("--threads", type=int, default=2, help="of MRtrix3")
+    parser.add_argument("--work-dir", type=Path, help="keep files here, and go on from them")
     options = parser.parse_args()
-    rng, n = np.random.default_rng(0), options.streamlines
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        radius = head(rng)
-        write_labels(folder, radius, rng)
-        ours = plain = default = besides = tracking = 0.0
-        write_field(folder, radius)
-        for tract, at_border in (("ifod2act", True), ("sdstream", False)):
-            first, last = make_ends(radius, n, rng, at_border=at_border)
-            write_tractogram(folder / f"{tract}.tck", first, last, rng)
-            start = time.process_time()
-            found, tables = count(folder, tract)
-            spent = time.process_time() - start
-            spent_plain, expected = theirs(folder, tract, "-nthreads", 0)
-            spent_default, _ = theirs(folder, tract)
-            equal = all(np.array_equal(tables[atlas], expected[atlas]) for atlas in SIZES)
-            print(f"{tract}: {n:,} streamlines, {found.lengths_mm.mean():.0f} mm; "
-                  f"3 tables {spent:.2f} CPU s, tck2connectome x 3 {spent_plain:.2f} "
-                  f"(default threads {spent_default:.2f}); equal: {equal}")  # fmt: skip
-            ours, plain, default = ours + spent, plain + spent_plain, default + spent_default
-            if options.tracked:
-                density = child_cpu_s(folder, "tckmap", f"{tract}.tck", "density.nii.gz",
-                                      "-template", "mask.nii.gz", "-nthreads", 0)  # fmt: skip
-                besides += spent + (density if at_border else 0)  # as in the workflow: of one
-                tracking += (
-                    tracking_s_per_mm(folder, tract, options.tracked)
-                    * float(found.lengths_mm.mean())
-                    * N_FULL
-                )
-        print(f"all six: {ours:.2f} CPU s; tck2connectome / ours = {plain / ours:.1f} "
-              f"(default threads {default / ours:.1f})")  # fmt: skip
-        if options.tracked:
-            besides *= N_FULL / n
-            share = 100 * besides / (besides + tracking)
-            print(f"at 5 million, extrapolated from {n:,}: counting and density {besides:.0f} CPU "
-                  f"s, tracking {tracking:.0f}: {share:.1f} %")  # fmt: skip
+    if options.fewer >= options.streamlines:
+        parser.error("--fewer: fewer than --streamlines are needed")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.work_dir or temporary).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        log = put_recorders(folder / "bin", ["tckgen", "tcksift2"])
+        data, whole = folder / "data", folder / "whole"
+        if not data.exists():
+            size = Size(min(options.voxel_mm, 1.0), 4.0, options.voxel_mm, 0, SHELLS)
+            write_dataset(data, n_participants=2, n_runs=0, size=size)
+        n, threads = options.streamlines, options.threads
+        steps = measure(data, whole, threads, "--streamlines", n, "--sift2")
+        found = whole / "programs.json"
+        if not found.exists():
+            made = read_records(
+                log, [f"{do}_{name}" for do in ("track", "weigh") for name in TRACKINGS]
+            )
+            found.write_text(json.dumps({step: asdict(program) for step, program in made.items()}))
+        programs = {
+            step: Program(**program) for step, program in json.loads(found.read_text()).items()
+        }
+        run = Run(n, steps, programs)
+        work = next((whole / "work").rglob("structural_1_wf"))
+        tractograms = {name: work / f"track_{name}" / f"{name}.tck" for name in TRACKINGS}
+        labels = {name: work / "resample_labels" / f"{name}_dseg.nii.gz" for name in ATLASES}
+        compare_counting(tractograms, labels, folder)
+        fewer = measure_fewer(data, folder / "fewer", run, options.fewer, threads, log)
+        tell_times(fewer, run)
+        tell_room(fewer, run, tractograms)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,16 @@ from ..errors import InputError
 
 #: Neighbours looked at together; few, so that most voxels are done after the first of them.
 _BATCH = 16
+#: Points that share a first neighbour from which each eighth of the voxel is compared apart: fewer
+#: neighbours matter to it, but each part costs a call.
+_MANY = 400
 #: What is known of a voxel, in place of a region: nothing yet; nothing, but it is asked for; that
 #: it depends on the point.
 _UNKNOWN, _ASKED, _MIXED = -1, -2, -3
 #: Slack in mm² for points on a voxel's very border.
 _SLACK_MM2 = 1e-6
+#: What each axis adds to the number of an eighth of a voxel where a point lies above the centre.
+_EIGHTHS = np.array([1, 2, 4])
 
 
 class RegionSearch:
@@ -49,6 +54,7 @@ class RegionSearch:
     It tells what is to be compared, though: once the first labelled neighbour of a voxel is known,
     in the order of distance between centres, only such neighbours matter as lie nearer to some
     point of the voxel than that one. If all of these bear one label, no point need be looked at.
+    In a voxel that is labelled itself, only points on its very border need.
     Of voxel centres at the same distance the first one in that order wins, and in it the one with
     the lower index, the last axis first, after the axes are turned nearest to right, anterior and
     superior.
@@ -99,9 +105,11 @@ class RegionSearch:
             (n, n_atlases), region indices; 0 for none.
         """
         voxels, offsets, kept = self._locate(points)
+        room = self._sizes * (self._sizes - 2 * np.abs(offsets))
+        on_border = np.flatnonzero((room < _SLACK_MM2).any(axis=1))
         regions = np.zeros((len(points), len(self._atlases)), dtype=np.int32)
         for column, atlas in enumerate(self._atlases):
-            regions[kept, column] = atlas.assign(voxels, offsets)
+            regions[kept, column] = atlas.assign(voxels, offsets, on_border)
         return regions
 
     def _locate(
@@ -142,16 +150,29 @@ class _Ball:
         #: (n,); whether the neighbour is within the radius of every point of the voxel.
         self.always = corners < radius_mm - _SLACK_MM2
         self._sizes = sizes
-        self._rivals: dict[int, NDArray[np.intp]] = {}
+        self._rivals: dict[tuple[int, int | None], NDArray[np.intp]] = {}
 
-    def rivals(self, number: int) -> NDArray[np.intp]:
-        """Neighbours, this one first, that lie nearer than it to some point of the voxel."""
-        if number not in self._rivals:
-            gain = (np.abs(self.centres - self.centres[number]) * self._sizes).sum(axis=1)
-            nearer = self.squares[number] - self.squares + gain > -_SLACK_MM2
+    def rivals(self, number: int, eighth: int | None = None) -> NDArray[np.intp]:
+        """Neighbours, this one first, that lie nearer than it to some point of the voxel.
+
+        Parameters
+        ----------
+        number
+            The first labelled one.
+        eighth
+            Of the voxel, by `_EIGHTHS`; None for the whole.
+        """
+        key = number, eighth
+        if key not in self._rivals:
+            gains = (self.centres - self.centres[number]) * self._sizes
+            if eighth is None:
+                gains = np.abs(gains)
+            else:
+                gains = np.maximum(gains * np.where(eighth & _EIGHTHS, 1, -1), 0)
+            nearer = self.squares[number] - self.squares + gains.sum(axis=1) > -_SLACK_MM2
             nearer[:number] = False
-            self._rivals[number] = np.flatnonzero(nearer)
-        return self._rivals[number]
+            self._rivals[key] = np.flatnonzero(nearer)
+        return self._rivals[key]
 
 
 class _Atlas:
@@ -165,16 +186,18 @@ class _Atlas:
         # The smallest numbers possible: what is looked up here and there should stay in cache.
         small = np.int16 if labels.max() <= np.iinfo(np.int16).max else np.int32
         self._labels, self._there = labels.astype(small).ravel(), there.ravel()
-        self._known: NDArray[Any] = np.where(_dilate(there, reach).ravel(), _UNKNOWN, 0).astype(
-            small
-        )
+        known = np.where(there, labels, np.where(_dilate(there, reach), _UNKNOWN, 0))
+        self._known: NDArray[Any] = known.astype(small).ravel()
         narrow = np.int16 if len(ball.steps) <= np.iinfo(np.int16).max else np.int32
         self._first: NDArray[Any] = np.zeros(labels.size, dtype=narrow)
 
     def assign(
-        self, voxels: NDArray[np.intp], offsets: NDArray[np.float64]
+        self,
+        voxels: NDArray[np.intp],
+        offsets: NDArray[np.float64],
+        on_border: NDArray[np.intp],
     ) -> NDArray[np.integer]:
-        """Region of each point, given its voxel, and its place in it in mm."""
+        """Region of each point, given its voxel, its place in it in mm, and who is on a border."""
         regions: NDArray[np.integer] = self._known[voxels]
         unknown = voxels[regions == _UNKNOWN]
         if unknown.size:
@@ -182,9 +205,15 @@ class _Atlas:
             self._look_at(np.flatnonzero(self._known == _ASKED))
             regions = self._known[voxels]
         mixed = np.flatnonzero(regions == _MIXED)
+        mixed = np.concatenate([mixed, on_border[self._there[voxels[on_border]]]])
         for number, chosen in _groups(self._first[voxels[mixed]]):
             some = mixed[chosen]
-            regions[some] = self._nearest(number, voxels[some], offsets[some])
+            if len(some) < _MANY:
+                regions[some] = self._nearest(number, None, voxels[some], offsets[some])
+                continue
+            for eighth, part in _groups((offsets[some] > 0) @ _EIGHTHS):
+                few = some[part]
+                regions[few] = self._nearest(number, eighth, voxels[few], offsets[few])
         return regions
 
     def _look_at(self, voxels: NDArray[np.intp]) -> None:
@@ -211,10 +240,14 @@ class _Atlas:
                 self._known[some[alone]] = first[alone, 0]
 
     def _nearest(
-        self, number: int, voxels: NDArray[np.intp], offsets: NDArray[np.float64]
+        self,
+        number: int,
+        eighth: int | None,
+        voxels: NDArray[np.intp],
+        offsets: NDArray[np.float64],
     ) -> NDArray[np.integer]:
         """Regions of points in voxels whose first labelled neighbour is this one."""
-        rivals = self._ball.rivals(number)
+        rivals = self._ball.rivals(number, eighth)
         values = self._labels[voxels[:, None] + self._ball.steps[rivals]]
         distances = offsets @ (-2 * self._ball.centres[rivals].T)
         distances += self._ball.squares[rivals]
