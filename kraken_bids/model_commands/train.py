@@ -155,11 +155,11 @@ def run(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from ..model.krakencoder import resolve_device
-    from ..model.training import Records, train_krakencoder
+    from ..model.training import Records, Scratch, train_krakencoder
     from ..model.training.cohort_checks import check_target_options
     from ..model.training.records import SPLIT_NAME, write_split
     from .training_figures import draw_records
-    from .training_setup import make_split, read_cohort, read_tables
+    from .training_setup import make_split, open_cohort, read_cohort, read_tables
     from .training_target import open_target
 
     problems = ProblemList()
@@ -182,8 +182,10 @@ def run(arguments: argparse.Namespace) -> int:
             UsageError("is the bundle's folder", where="--records", fix="Give another one.")
         ])
     with problems.gathering():
-        cohort = read_cohort(arguments.input, target)
+        opened = open_cohort(arguments.input, target)
     problems.tell()
+    scratch = Scratch(folder)
+    cohort = read_cohort(opened, scratch)
     cohort, split = make_split(
         cohort, tables, validation=arguments.validation, test=arguments.test, seed=arguments.seed
     )
@@ -196,6 +198,7 @@ def run(arguments: argparse.Namespace) -> int:
         target_latents=cohort.latents,
         provenance=target.provenance if target else {},
         records=Records(folder, arguments.checkpoint_every, arguments.resume),
+        scratch=scratch,
         device=device,
         progress=_Progress(options.epochs),
     )

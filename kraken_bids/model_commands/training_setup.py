@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..atlases import atlas_names, load_atlas
 from ..errors import InputError, KrakenBIDSError, UsageError
 from .options import ProblemList
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from ..formats.inputs import FlavorInput
+    from ..formats.inputs import FlavorInput, MatchedInputs
+    from ..model.training.scratch import Scratch
     from ..model.training.splits import Split
     from ..model.transforms import Transform
     from .training_target import Target
@@ -110,7 +111,7 @@ class Cohort:
     participants
         Ids without ``sub-``.
     connectomes
-        (n, n_edges), float32, by flavor.
+        (n, n_edges), float32, by flavor; in memory or mapped from files.
     latents
         (n, latent_size), float32, that the flavors are trained to; None if there are none.
     """
@@ -120,8 +121,33 @@ class Cohort:
     latents: NDArray[np.float32] | None = None
 
 
-def read_cohort(texts: Sequence[str], target: Target | None = None) -> Cohort:
-    """Read all flavors, of any atlas; keep the participants that have all edges of all.
+@dataclass(frozen=True, eq=False)
+class OpenCohort:
+    """Inputs of a cohort before anything but their ids and sizes is read.
+
+    Parameters
+    ----------
+    n
+        Participants that any input has.
+    parts
+        By flavor, that input of the participants who have all. Reading takes them out: what a
+        format keeps in memory goes with them.
+    target
+        Name of the latents among the parts that flavors are trained to; empty if there are none.
+    """
+
+    n: int
+    parts: dict[str, MatchedInputs]
+    target: str = ""
+
+    @property
+    def option(self) -> str:
+        """Options that the inputs were given by."""
+        return "--input, --target-latents" if self.target else "--input"
+
+
+def open_cohort(texts: Sequence[str], target: Target | None = None) -> OpenCohort:
+    """Open all flavors, of any atlas.
 
     Parameters
     ----------
@@ -133,46 +159,103 @@ def read_cohort(texts: Sequence[str], target: Target | None = None) -> Cohort:
     Raises
     ------
     InputError
-        If nobody has.
+        If nobody is in all inputs, or an atlas is of another size.
     """
-    import numpy as np
-
-    from ..formats.reading.checks import name_some
+    from ..formats.inputs import MatchedInputs
     from ..formats.reading.matching import match_inputs
     from ..formats.reading.opening import open_inputs, raise_all
 
     inputs = open_inputs(list(texts), {}, latent_size=0)
     raise_all([problem for found in inputs.values() if (problem := _check_atlas(found))])
     if target is not None:
-        inputs = {**inputs, target.latents.name: target.latents}
+        inputs[target.latents.name] = target.latents
     matched = match_inputs(inputs)
-    n = len(matched.participants)
-    rows = {name: matched.read(name, 0, n) for name in matched.inputs}
-    for name, values in rows.items():
-        partly = np.isnan(values).any(axis=1) & ~np.isnan(values).all(axis=1)
-        if partly.any():
-            who = [matched.participants[row] for row in np.flatnonzero(partly).tolist()]
-            _log.warning("%s: participants %s lack single edges", name, name_some(who))
-    complete = np.all([~np.isnan(values).any(axis=1) for values in rows.values()], axis=0)
-    if not complete.any():
+    rows = np.flatnonzero(np.all([matched.has(name) for name in inputs], axis=0))
+    who = tuple(matched.participants[row] for row in rows.tolist())
+    parts = {
+        name: MatchedInputs(who, {name: found}, {name: matched.positions[name][rows]})
+        for name, found in inputs.items()
+    }
+    opened = OpenCohort(len(matched.participants), parts, target.latents.name if target else "")
+    if not who:
         raise InputError(
-            f"none of {n} participants has all edges of all {len(inputs)} inputs",
-            where="--input" if target is None else "--input, --target-latents",
-            fix="Look at the ids in the files: are they written alike? Are regions missing?",
+            f"none of {opened.n} participants is in all {len(inputs)} inputs: {_shown(inputs)}",
+            where=opened.option,
+            fix="Look at the ids in the files: are they written alike?",
         )
-    if not complete.all():
+    return opened
+
+
+def _shown(inputs: Mapping[str, FlavorInput]) -> str:
+    """Show some ids of each input."""
+    from ..formats.reading.checks import name_some
+
+    listed = ((name, list(found.participants or ())) for name, found in inputs.items())
+    return "; ".join(f"{name} has {name_some(who)}" for name, who in listed)
+
+
+def read_cohort(opened: OpenCohort, scratch: Scratch | None = None) -> Cohort:
+    """Read all flavors, each file once; keep the participants that have all edges of all.
+
+    Parameters
+    ----------
+    opened
+        Its parts are used up.
+    scratch
+        Room for the connectomes; memory if not given.
+
+    Raises
+    ------
+    InputError
+        If nobody has.
+    """
+    from ..model.training.scratch import Scratch, keep_rows
+
+    parts, scratch = opened.parts, scratch or Scratch()
+    who = next(iter(parts.values())).participants
+    complete = np.ones(len(who), dtype=np.bool_)
+    arrays = {}
+    for name in list(parts):
+        arrays[name] = _read_all(parts.pop(name), complete, scratch)
+    kept = np.flatnonzero(complete).tolist()
+    if not kept:
+        raise InputError(
+            f"none of {opened.n} participants has all edges of all {len(arrays)} inputs",
+            where=opened.option,
+            fix="Look at what the warnings above say: are regions missing?",
+        )
+    if len(kept) < opened.n:
         _log.warning(
             "%d of %d participants are left out: they lack a flavor or edges%s",
-            np.count_nonzero(~complete),
-            n,
-            "" if target is None else " or a target latent",
+            opened.n - len(kept),
+            opened.n,
+            " or a target latent" if opened.target else "",
         )
-    latents = None if target is None else rows.pop(target.latents.name)[complete]
-    return Cohort(
-        tuple(matched.participants[row] for row in np.flatnonzero(complete).tolist()),
-        {name: values[complete] for name, values in rows.items()},
-        latents,
-    )
+    arrays = {name: keep_rows(values, kept) for name, values in arrays.items()}
+    latents = arrays.pop(opened.target) if opened.target else None
+    return Cohort(tuple(who[row] for row in kept), arrays, latents)
+
+
+def _read_all(
+    part: MatchedInputs, complete: NDArray[np.bool_], scratch: Scratch
+) -> NDArray[np.float32]:
+    """Read an input, once; mark who lacks edges."""
+    from ..formats.reading.checks import name_some
+    from ..model.krakencoder import batch_rows
+
+    ((name, found),) = part.inputs.items()
+    array = scratch.zeros((len(complete), found.n_columns))
+    partly: list[str] = []
+    for start, rows in part.batches(name, batch_rows(found.n_columns)):
+        array[start : start + len(rows)] = rows
+        missing = np.isnan(rows)
+        lacks = missing.any(axis=1)
+        complete[start : start + len(rows)] &= ~lacks
+        where = start + np.flatnonzero(lacks & ~missing.all(axis=1))
+        partly += [part.participants[row] for row in where.tolist()]
+    if partly:
+        _log.warning("%s: participants %s lack single edges", name, name_some(partly))
+    return array
 
 
 def _check_atlas(found: FlavorInput) -> KrakenBIDSError | None:
@@ -221,8 +304,7 @@ def make_split(
     InputError
         If the file names nobody for training.
     """
-    import numpy as np
-
+    from ..model.training.scratch import keep_rows
     from ..model.training.splits import PARTS, Split, draw_split
 
     ids = cohort.participants
@@ -253,7 +335,7 @@ def make_split(
         )
     chosen = Cohort(
         tuple(ids[row] for row in kept),
-        {name: values[kept] for name, values in cohort.connectomes.items()},
+        {name: keep_rows(values, kept) for name, values in cohort.connectomes.items()},
         None if cohort.latents is None else cohort.latents[kept],
     )
     return chosen, Split(rows["train"], rows["validation"], rows["test"])

@@ -179,14 +179,32 @@ def test_repeated_participants_span_too_few_dimensions(rng):
         fit_pca(values, 5)
 
 
-def test_pca_of_many_edges_in_blocks(rng, monkeypatch):
-    values = rng.standard_normal((12, 50))
-    whole = fit_pca(values, 4)
-    monkeypatch.setattr("kraken_bids.model.training.pca._BLOCK", 7)
-    blocks = fit_pca(values, 4)
-    for name, expected in whole.transform.parameters.items():
-        np.testing.assert_allclose(blocks.transform.parameters[name], expected, atol=1e-6)
-    np.testing.assert_allclose(blocks.scores, whole.scores, atol=1e-4)
+@pytest.mark.parametrize("shape", [(12, 50), (50, 12), (12, 12)], ids=["wide", "tall", "square"])
+def test_pca_in_blocks_is_exact(rng, monkeypatch, shape):
+    # up to the number of dimensions, of which centring takes one
+    n_components = min(shape) - 1
+    values = rng.standard_normal(shape) + 100
+    monkeypatch.setattr("kraken_bids.model.training.pca._BLOCK_BYTES", 8 * 5 * min(shape))
+    monkeypatch.setattr("kraken_bids.model.training.pca._LEAST_EDGES", 1)
+    fit = fit_pca(values, n_components)
+    centred = values - values.mean(axis=0)
+    u, s, vt = np.linalg.svd(centred, full_matrices=False)
+    components = fit.transform.parameters["components"]
+    sign = np.sign(np.take_along_axis(vt, np.abs(vt).argmax(axis=1)[:, None], axis=1))
+    np.testing.assert_allclose(components, (sign * vt)[:n_components], atol=1e-5)
+    scores = (u * s * sign.T)[:, :n_components]
+    np.testing.assert_allclose(fit.scores, scores * (100 / np.linalg.norm(scores)), atol=1e-4)
+    np.testing.assert_allclose(fit.transform.training_mean, values.mean(axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(12, 50), (50, 12)], ids=["wide", "tall"])
+def test_pca_of_some_participants_is_that_of_their_rows(rng, shape):
+    values, rows = rng.standard_normal(shape), np.array([7, 2, 9, 4, 11, 0])
+    some, alone = fit_pca(values, 3, rows=rows), fit_pca(values[rows], 3)
+    np.testing.assert_array_equal(some.scores, alone.scores)
+    for name, expected in alone.transform.parameters.items():
+        np.testing.assert_array_equal(some.transform.parameters[name], expected)
+    assert some.transform.n_participants == len(rows)
 
 
 def test_transforms_are_fitted_on_those_who_train(tmp_path):

@@ -2,6 +2,7 @@
 """Both schedules against slow loops over plain torch modules."""
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from kraken_bids.model.training import TrainingOptions
 from kraken_bids.model.training.coders import Coders, Dropout, unit_rows
 from kraken_bids.model.training.losses import parse_loss
 from kraken_bids.model.training.network import Network
-from kraken_bids.model.training.schedules import EPOCHS, rounds
+from kraken_bids.model.training.schedules import EPOCHS, draw_pairs, rounds
 
 from .test_training_losses import DIRECT
 
@@ -102,8 +103,7 @@ def plain_reference_epoch(plain, optimizer, features, epoch):
     options, n_flavors = plain.options, len(SIZES)
     generator = torch.Generator().manual_seed(options.seed + epoch)
     order = torch.randperm(N, generator=generator)
-    pairs = np.random.default_rng([options.seed, epoch, 2]).permutation(n_flavors**2)
-    for source, target in (divmod(int(pair), n_flavors) for pair in pairs):
+    for source, target in draw_pairs(n_flavors, options.seed, epoch):
         for start in range(0, N - options.batch_size + 1, options.batch_size):
             rows = order[start : start + options.batch_size]
             optimizer.zero_grad(set_to_none=True)
@@ -191,6 +191,20 @@ def test_rounds_keep_the_order_of_pairs_that_share_a_coder(n_flavors):
             assert place[a] < place[b]
     if n_flavors == 15:
         assert len(found) < 50
+
+
+@pytest.mark.parametrize("n_flavors", [1, 2, 5, 15])
+def test_all_pairs_are_drawn_once(n_flavors):
+    drawn = draw_pairs(n_flavors, 0, 3)
+    assert sorted(drawn) == list(itertools.product(range(n_flavors), repeat=2))
+
+
+def test_every_order_of_pairs_may_be_drawn():
+    orders = [draw_pairs(2, seed, epoch) for seed in range(60) for epoch in range(40)]
+    counts = Counter(map(tuple, orders))
+    assert len(counts) == 24
+    # 2400 draws of 24 orders: 100 are expected, 9.8 is a standard deviation
+    assert all(abs(count - 100) < 4.5 * 9.8 for count in counts.values())
 
 
 def test_rounds_keep_the_order_of_pairs_that_share_a_transform():

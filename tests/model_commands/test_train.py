@@ -197,7 +197,8 @@ def test_train_refuses_latents_that_do_not_fit(inputs, base, tmp_path, capsys):
     assert "Give" in capsys.readouterr().err
     np.savez(file, encoded=np.zeros((3, 8)), subjects=["x", "y", "z"])
     assert main([*words, "--target-latents", str(file)]) == 3
-    assert "x" in capsys.readouterr().err
+    assert "none of 15 participants is in all 3 inputs" in (told := capsys.readouterr().err)
+    assert "encoded has x, y, z" in told
     assert not (tmp_path / "m").exists()
 
 

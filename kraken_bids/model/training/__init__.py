@@ -2,6 +2,7 @@
 """Training of Krakencoders: losses, transforms, splits, schedules and records."""
 
 from .options import TrainingOptions
+from .scratch import Scratch
 from .trainer import Records, train_krakencoder
 
-__all__ = ["Records", "TrainingOptions", "train_krakencoder"]
+__all__ = ["Records", "Scratch", "TrainingOptions", "train_krakencoder"]

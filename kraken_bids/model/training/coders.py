@@ -8,7 +8,7 @@ them, and some flavors' weights are taken out, trained for a while and put back.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,33 +43,56 @@ class Dropout:
     """
 
     def __init__(self, seed: Sequence[int], device: torch.device | str) -> None:
-        state = int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0])
-        self._generator = torch.Generator().manual_seed(state)
+        self._bits = np.random.SFC64(np.random.SeedSequence(list(seed)))
         self._device = device
 
-    def draw(self, share: float, *shape: int) -> Tensor | None:
+    def draw(self, share: float, *shape: int, out: Tensor | None = None) -> Tensor | None:
         """Draw factors, or None where nothing is dropped.
 
         Parameters
         ----------
         share
-            Of values that are dropped, 0 to 1, to 1/65536: a draw takes 16 random bits.
+            Of values that are dropped, 0 to 1, to 1/65536: a draw takes 16 random bits, or 8 if
+            these are as good.
         shape
             Of the array.
+        out
+            Where to put them; a new array if not given.
         """
         level = round(share * 65536)
         if not level:
             return None
-        size = int(np.prod(shape))
-        numbers = torch.empty(-(-size // 4), dtype=torch.int64)
-        numbers.random_(-(2**63), None, generator=self._generator)
-        bits = numbers.view(torch.int16)[:size].view(shape).to(self._device)
-        return (bits >= level - 32768).float().mul_(65536 / (65536 - level))
+        size, bits = int(np.prod(shape)), 16 if level % 256 else 8
+        kind, limit = (np.int16, level - 32768) if level % 256 else (np.int8, level // 256 - 128)
+        raw = self._bits.random_raw(-(-size * bits // 64)).view(kind)[:size].reshape(shape)
+        numbers = torch.from_numpy(raw).to(self._device)
+        if out is None:
+            out = torch.empty(shape, device=self._device)
+        # straight to numbers: a detour by truth values takes longer than the draw
+        return torch.ge(numbers, limit, out=out).mul_(65536 / (65536 - level))
 
 
 def drop(values: Tensor, factors: Tensor | None) -> Tensor:
     """Multiply by factors, if there are any."""
     return values if factors is None else values * factors
+
+
+class Buffers:
+    """Arrays that are made once, by name and shape, and written over again and again.
+
+    Memory that is asked for anew costs as much as the arithmetic of a small step.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = device
+        self._arrays: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """Give an array; what it holds is left over from its last use."""
+        key = name, shape
+        if key not in self._arrays:
+            self._arrays[key] = torch.empty(shape, device=self._device)
+        return self._arrays[key]
 
 
 @dataclass(eq=False)
@@ -78,21 +101,28 @@ class Coders:
 
     Parameters
     ----------
-    tensors
-        Weight (n_flavors, n_in, n_out) and bias (n_flavors, 1, n_out) of each layer in turn.
+    sizes
+        Values from input to output, the first and last as padded.
+    values
+        (n_flavors, n_weights), all that is trained of a flavor side by side: weight (n_in, n_out)
+        and bias (n_out,) of each layer in turn.
     first, second
-        Of the same shapes: running means of gradients and of their squares.
+        Of the same shape: running means of gradients and of their squares.
     steps
-        (n_flavors,) for each tensor: steps taken.
+        (n_flavors,): steps taken.
     activation
         What follows all layers but the last.
     """
 
-    tensors: list[Tensor]
-    first: list[Tensor]
-    second: list[Tensor]
-    steps: list[Tensor]
+    sizes: tuple[int, ...]
+    values: Tensor
+    first: Tensor
+    second: Tensor
+    steps: Tensor
     activation: str
+
+    def __post_init__(self) -> None:
+        self.tensors = layer_views(self.values, self.sizes)
 
     @classmethod
     def initial(
@@ -126,54 +156,47 @@ class Coders:
             bound = inputs.float().rsqrt()[:, None, None]
             for shape in ((before, after), (1, after)):
                 drawn = torch.rand(len(n_in), *shape, generator=generator).mul_(2).sub_(1)
-                tensors.append(drawn * bound * is_output * (is_input if shape[0] > 1 else 1))
-        return cls(
-            tensors,
-            [torch.zeros_like(tensor) for tensor in tensors],
-            [torch.zeros_like(tensor) for tensor in tensors],
-            [torch.zeros(len(n_in)) for _ in tensors],
-            activation,
-        )
-
-    @property
-    def sizes(self) -> list[int]:
-        """Values behind each layer."""
-        return [bias.shape[-1] for bias in self.tensors[1::2]]
+                drawn = drawn * bound * is_output * (is_input if shape[0] > 1 else 1)
+                tensors.append(drawn.flatten(1))
+        values = torch.cat(tensors, dim=1)
+        nothing = torch.zeros_like(values), torch.zeros_like(values), torch.zeros(len(n_in))
+        return cls(tuple(sizes), values, *nothing, activation)
 
     @property
     def is_linear(self) -> bool:
         """Whether there is one layer."""
-        return len(self.tensors) == 2
+        return len(self.sizes) == 2
 
     def state(self) -> list[Tensor]:
-        """All arrays, in an order that depends on the layers only."""
-        return [*self.tensors, *self.first, *self.second, *self.steps]
+        """All arrays."""
+        return [self.values, self.first, self.second, self.steps]
 
     def to(self, device: torch.device | str) -> Coders:
         """Move to a device."""
-        return self._changed(lambda tensor: tensor.to(device))
+        return self._like([array.to(device) for array in self.state()])
 
-    def take(self, rows: Tensor) -> Coders:
-        """Copy some flavors, each once."""
-        return self._changed(lambda tensor: tensor[rows])
+    def take(self, rows: Tensor, buffers: Buffers | None = None, name: str = "") -> Coders:
+        """Copy some flavors, each once; into some buffers, if any, which then are theirs."""
+        taken = []
+        for number, array in enumerate(self.state()):
+            shape = len(rows), *array.shape[1:]
+            out = array.new_empty(shape) if buffers is None else buffers(f"{name}{number}", *shape)
+            taken.append(torch.index_select(array, 0, rows, out=out))
+        return self._like(taken)
 
-    def _changed(self, change: Callable[[Tensor], Tensor]) -> Coders:
-        return Coders(
-            [change(tensor) for tensor in self.tensors],
-            [change(tensor) for tensor in self.first],
-            [change(tensor) for tensor in self.second],
-            [change(tensor) for tensor in self.steps],
-            self.activation,
-        )
+    def _like(self, state: Sequence[Tensor]) -> Coders:
+        values, first, second, steps = state
+        return Coders(self.sizes, values, first, second, steps, self.activation)
 
     def put(self, rows: Tensor, taken: Coders) -> None:
         """Put back what was taken."""
         for ours, theirs in zip(self.state(), taken.state(), strict=True):
-            ours[rows] = theirs
+            ours.index_copy_(0, rows, theirs)
 
     def leaves(self) -> list[Tensor]:
-        """Tensors to differentiate by."""
-        return [tensor.requires_grad_() for tensor in self.tensors]
+        """Weight and bias of each layer, to differentiate by."""
+        self.tensors = [tensor.detach().requires_grad_() for tensor in self.tensors]
+        return self.tensors
 
     def forward(self, x: Tensor, factors: Sequence[Tensor | None] = ()) -> Tensor:
         """Map (n_flavors or 1, n, n_in) to (n_flavors, n, n_out).
@@ -197,7 +220,7 @@ class Coders:
 
     def draw(self, dropout: Dropout, n: int, share: float, last: float) -> list[Tensor | None]:
         """Draw factors for all layers, the last of which has a share of its own."""
-        n_flavors, sizes = len(self.tensors[0]), self.sizes
+        n_flavors, sizes = len(self.values), self.sizes[1:]
         shares = [*[share] * (len(sizes) - 1), last]
         return [dropout.draw(p, n_flavors, n, size) for p, size in zip(shares, sizes, strict=True)]
 
@@ -217,6 +240,17 @@ class Coders:
                 )
             )
         return found
+
+
+def layer_views(values: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Look at (n_flavors, n_weights) as weight (n_flavors, n_in, n_out) and bias by layer."""
+    found, start = [], 0
+    for before, after in itertools.pairwise(sizes):
+        for shape in ((before, after), (1, after)):
+            end = start + shape[0] * shape[1]
+            found.append(values[:, start:end].view(-1, *shape))
+            start = end
+    return found
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
@@ -240,41 +274,59 @@ class Adam:
         What is trained. Flavors of one part may have taken different numbers of steps.
     weight_decay
         Share, times the learning rate, that weights lose in each step.
+    buffers
+        Where gradients lie; arrays of its own if not given.
+
+    Attributes
+    ----------
+    gradients
+        By weight and bias of each layer of each part, to be filled in before a step.
 
     References
     ----------
     Loshchilov & Hutter, Decoupled weight decay regularization, ICLR 2019.
     """
 
-    def __init__(self, parts: Sequence[Coders], weight_decay: float) -> None:
+    def __init__(
+        self, parts: Sequence[Coders], weight_decay: float, buffers: Buffers | None = None
+    ) -> None:
         self._weight_decay = weight_decay
-        self._all_steps = [steps for part in parts for steps in part.steps]
-        # flavors that have taken as many steps take the next one together, as one array
-        self._is_split = [bool((steps != steps[0]).any()) for steps in self._all_steps]
-        self._values = self._rows([t.detach() for part in parts for t in part.tensors])
-        self._first = self._rows([tensor for part in parts for tensor in part.first])
-        self._second = self._rows([tensor for part in parts for tensor in part.second])
-        pairs = zip(self._all_steps, self._is_split, strict=True)
-        self._steps = [
-            step
-            for all_, split in pairs
-            for step in (all_.unbind() if split else [all_[0].clone()])
-        ]
-        self._whole = [
-            all_ for all_, split in zip(self._all_steps, self._is_split, strict=True) if not split
-        ]
+        self.gradients: list[Tensor] = []
+        self._arrays: tuple[list[Tensor], ...] = ([], [], [], [], [])
+        self._together: list[tuple[Tensor, Tensor]] = []
+        buffers = buffers or Buffers(parts[0].values.device)
+        for number, part in enumerate(parts):
+            gradient = buffers(f"gradient{number}", *part.values.shape)
+            self.gradients += layer_views(gradient, part.sizes)
+            steps = part.steps
+            arrays: Sequence[Sequence[Tensor]]
+            # flavors that have taken as many steps take the next one together, as one array
+            if len(steps) > 1 and bool((steps == steps[0]).all()):
+                step = steps[0].clone()
+                self._together.append((steps, step))
+                arrays = [part.values], [gradient], [part.first], [part.second], [step]
+            else:
+                arrays = [
+                    array.unbind()
+                    for array in (part.values, gradient, part.first, part.second, steps)
+                ]
+            for mine, more in zip(self._arrays, arrays, strict=True):
+                mine.extend(more)
 
-    def _rows(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        pairs = zip(tensors, self._is_split, strict=True)
-        return [row for tensor, split in pairs for row in (tensor.unbind() if split else [tensor])]
+    def fill(self, gradients: Sequence[Tensor]) -> None:
+        """Fill in gradients."""
+        with torch.no_grad():
+            for mine, gradient in zip(self.gradients, gradients, strict=True):
+                mine.copy_(gradient)
 
-    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
-        """Take a step; gradients are by the parts' tensors, in their order."""
+    def step(self, learning_rate: float) -> None:
+        """Take a step along the gradients."""
+        values, gradients, first, second, steps = self._arrays
         with torch.no_grad():
             adamw(
-                self._values, self._rows(gradients), self._first, self._second, [], self._steps,
+                values, gradients, first, second, [], steps,
                 fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=learning_rate,
                 weight_decay=self._weight_decay, eps=1e-8, maximize=False,
             )  # fmt: skip
-            for all_ in self._whole:
-                all_ += 1
+            for all_, step in self._together:
+                all_.copy_(step)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import KrakenBIDSError, ModelError, Problems, UsageError
+from ..krakencoder import batch_rows
 from ..transforms import Transform
 from .options import TrainingOptions
 from .splits import Split
@@ -116,10 +117,10 @@ def _cohort_problems(
             fix="Set more participants aside for validation, or none and no early stopping.",
         )
     for name, array in connectomes.items():
-        rows = np.flatnonzero(~np.isfinite(array).all(axis=1))
-        if rows.size:
+        rows = _broken_rows(array)
+        if rows:
             yield ModelError(
-                f"{rows.size} of {len(array)} connectomes hold NaN or infinity, the first in row "
+                f"{len(rows)} of {len(array)} connectomes hold NaN or infinity, the first in row "
                 f"{rows[0]}",
                 where=name,
                 fix="Leave these participants out, or fill the edges of missing regions.",
@@ -131,3 +132,13 @@ def _cohort_problems(
                 where=name,
                 fix="Give the transform of this flavor and atlas.",
             )
+
+
+def _broken_rows(array: NDArray[np.floating]) -> list[int]:
+    """Find rows that hold NaN or infinity, a block at a time."""
+    size = batch_rows(array.shape[1])
+    found: list[int] = []
+    for start in range(0, len(array), size):
+        is_whole = np.isfinite(array[start : start + size]).all(axis=1)
+        found += (start + np.flatnonzero(~is_whole)).tolist()
+    return found

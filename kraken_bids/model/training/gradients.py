@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The terms that cost the most time, with their gradients in closed form.
 
-Each takes `products.Products` and gives a value a pair and its gradients, in a handful of
-operations instead of the dozens that automatic differentiation makes of them.
+Each takes `products.Products`, gives a value a pair and adds its gradients to `Gradients`, in a
+handful of operations instead of the dozens that automatic differentiation makes of them.
 """
 
 from __future__ import annotations
@@ -14,42 +14,65 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .products import NOTHING, Products, identity
+from .products import NOTHING, Products, number
 
 
 @dataclass(frozen=True, eq=False)
-class Closed:
-    """A loss and its gradients.
+class Gradients:
+    """Gradients of a loss by products, summed up term by term.
 
     Parameters
     ----------
-    value
-        (...), one a pair.
-    along, square, total
-        Gradients by ``along``, ``y_square`` and ``y_total`` of the products.
+    augmented
+        (..., n of y, n of x + 1) by ``along`` and, in the last column, by ``y_total``.
+    square
+        (..., n of y) by ``y_square``.
     """
 
-    value: Tensor
-    along: Tensor
+    augmented: Tensor
     square: Tensor
-    total: Tensor
+
+    @classmethod
+    def zeros(cls, p: Products) -> Gradients:
+        """Begin."""
+        shape = p.along.shape
+        return cls(p.along.new_zeros((*shape[:-1], shape[-1] + 1)), p.along.new_zeros(shape[:-1]))
+
+    @property
+    def along(self) -> Tensor:
+        """(..., n of y, n of x) part."""
+        return self.augmented[..., :-1]
+
+    @property
+    def total(self) -> Tensor:
+        """(..., n of y) part."""
+        return self.augmented[..., -1]
 
 
-def correlation_error(p: Products) -> Closed:
+#: Computes a term times a weight, (...), and adds its gradients.
+Term = Callable[[Products, float, Gradients], Tensor]
+
+
+def correlation_error(p: Products, weight: float, g: Gradients) -> Tensor:
     """``||C - I||_F`` of the correlations between rows."""
+    device = p.along.device
+    nothing, infinite = number(NOTHING, device), number(torch.inf, device)
     mean = p.y_total / p.n_values
     variation = torch.addcmul(p.y_square, p.y_total, mean, value=-1)
-    scale = variation.masked_fill_(variation <= NOTHING * p.y_square, torch.inf).rsqrt_()
+    scale = variation.masked_fill_(variation <= p.y_square * nothing, infinite).rsqrt_()
     error = p.along * scale[..., None]
     error.diagonal(dim1=-2, dim2=-1).sub_(1)
-    value = torch.linalg.vector_norm(error, dim=(-2, -1))
-    error /= value.clamp_min(1e-30)[..., None, None]
-    by_scale = torch.linalg.vecdot(error, p.along)
-    by_square = by_scale.mul_(scale.pow(3)).mul_(-0.5)
-    return Closed(value, error.mul_(scale[..., None]), by_square, by_square * mean * -2)
+    value: Tensor = torch.linalg.vector_norm(error, dim=(-2, -1))
+    factor = number(weight, device) / value.clamp_min(1e-30)
+    error.mul_(factor[..., None, None])
+    by_square = (error * p.along).sum(-1).mul_(scale).mul_(scale).mul_(scale)
+    g.along.addcmul_(error, scale[..., None])
+    g.square.add_(by_square, alpha=-0.5)
+    g.total.addcmul_(by_square, mean)
+    return value.mul_(number(weight, device))
 
 
-def square_error(p: Products, scale: Tensor) -> Closed:
+def square_error(p: Products, scale: Tensor, g: Gradients) -> Tensor:
     """``scale Σ (x - y)²`` over participants and values.
 
     Parameters
@@ -58,93 +81,99 @@ def square_error(p: Products, scale: Tensor) -> Closed:
         Products.
     scale
         To be broadcast against (...).
+    g
+        To add to.
     """
-    along = p.along.diagonal(dim1=-2, dim2=-1)
-    matched = torch.addcmul(along * p.x_norm, p.y_total, p.x_mean)
-    value = torch.add(p.x_square + p.y_square, matched, alpha=-2).sum(-1) * scale
+    own = p.along.diagonal(dim1=-2, dim2=-1)
+    matched = torch.addcmul(own * p.x_norm, p.y_total, p.x_mean)
+    value: Tensor = torch.add(p.x_square + p.y_square, matched, alpha=-2).sum(-1).mul_(scale)
     scale = scale[..., None]
-    by_along = torch.zeros_like(p.along)
-    by_along.diagonal(dim1=-2, dim2=-1).copy_(-2 * scale * p.x_norm)
-    by_total = (-2 * scale * p.x_mean).expand_as(along)
-    return Closed(value, by_along, scale.expand_as(along), by_total)
+    g.along.diagonal(dim1=-2, dim2=-1).addcmul_(p.x_norm, scale, value=-2)
+    g.total.addcmul_(p.x_mean, scale, value=-2)
+    g.square.add_(scale)
+    return value
 
 
-def mean_square_error(p: Products) -> Closed:
+def mean_square_error(p: Products, weight: float, g: Gradients) -> Tensor:
     """``mean (x - y)²`` over participants and values."""
-    return square_error(p, 1 / (p.n * p.n_values[..., 0]))
+    return square_error(p, weight / (p.n * p.n_values[..., 0]), g)
 
 
-def sum_square_error(p: Products) -> Closed:
+def sum_square_error(p: Products, weight: float, g: Gradients) -> Tensor:
     """``Σ (x - y)²``."""
-    return square_error(p, torch.ones_like(p.n_values[..., 0]))
+    return square_error(p, torch.full_like(p.n_values[..., 0], weight), g)
 
 
-def relative_square_error(p: Products) -> Closed:
+def relative_square_error(p: Products, weight: float, g: Gradients) -> Tensor:
     """``Σ (x - y)² / Σ x²``."""
-    return square_error(p, 1 / p.x_square.sum(-1))
+    return square_error(p, weight / p.x_square.sum(-1), g)
 
 
-def mean_margin(p: Products) -> Closed:
+def mean_margin(p: Products, weight: float, g: Gradients) -> Tensor:
     """``mean_i D_ii - mean_{i≠k} D_ik`` of Euclidean distances."""
     n = p.n
-    weights = torch.full((n, n), -1 / (n * (n - 1)), dtype=p.along.dtype, device=p.along.device)
-    weights.diagonal(dim1=-2, dim2=-1).fill_(1 / n)
+    share = weight / (n * (n - 1))
+    weights = torch.full((n, n), -share, dtype=p.along.dtype, device=p.along.device)
+    weights.diagonal(dim1=-2, dim2=-1).fill_(weight / n)
     distances, inverse = _distances(p)
-    return _margin(p, distances, inverse, weights)
+    value: Tensor = torch.tensordot(distances, weights, 2)
+    _add_margin(p, inverse.mul_(weights), g)
+    return value
 
 
-def nearest_margin(p: Products) -> Closed:
+def nearest_margin(p: Products, weight: float, g: Gradients) -> Tensor:
     """``mean_i D_ii - ½ mean_i(min_{k≠i} D_ki + min_{k≠i} D_ik)`` of Euclidean distances."""
     distances, inverse = _distances(p)
-    n = p.n
-    others = distances.clone()
-    others.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+    own = distances.diagonal(dim1=-2, dim2=-1)
+    value = own.sum(-1)
+    own.fill_(torch.inf)
+    share = torch.full((1,), -0.5 * weight / p.n, device=distances.device).expand(distances.shape)
     weights = torch.zeros_like(distances)
-    weights.diagonal(dim1=-2, dim2=-1).fill_(1 / n)
-    share = torch.full((1,), -0.5 / n, device=distances.device).expand(distances.shape)
-    weights.scatter_add_(-1, others.argmin(-1, keepdim=True), share)
-    weights.scatter_add_(-2, others.argmin(-2, keepdim=True), share)
-    return _margin(p, distances, inverse, weights)
+    weights.diagonal(dim1=-2, dim2=-1).fill_(weight / p.n)
+    for axis in (-1, -2):
+        nearest, where = distances.min(axis, keepdim=True)
+        value.sub_(nearest.sum((-2, -1)), alpha=0.5)
+        weights.scatter_add_(axis, where, share)
+    _add_margin(p, inverse.mul_(weights), g)
+    return value.mul_(weight / p.n)
 
 
 def _distances(p: Products) -> tuple[Tensor, Tensor]:
     """Distances (..., n of y, n of x), and one over them; both 0 for equal rows."""
     sizes = p.y_square[..., :, None] + p.x_square[..., None, :]
-    squares = torch.add(sizes, p.inner(), alpha=-2)
-    equal = squares <= sizes.mul_(NOTHING)
+    squares = torch.sub(sizes, p.inner(), alpha=2)
+    equal = squares <= sizes.mul_(number(NOTHING, squares.device))
     if p.same:
-        equal |= identity(p.n, squares.device).bool()
-    inverse = squares.masked_fill(equal, torch.inf).rsqrt_()
-    return squares.masked_fill_(equal, 0).mul_(inverse), inverse
+        equal.diagonal(dim1=-2, dim2=-1).fill_(True)
+    inverse = squares.masked_fill(equal, number(torch.inf, squares.device)).rsqrt_()
+    return squares.mul_(inverse), inverse
 
 
-def _margin(p: Products, distances: Tensor, inverse: Tensor, weights: Tensor) -> Closed:
-    """Weighted sum of distances; ``D² = |y|² + |x|² - 2 y·x``."""
-    value = (distances * weights).sum(dim=(-2, -1))
-    by_inner = inverse.mul_(weights)  # less its sign
-    by_total = -torch.linalg.vecdot(by_inner, p.x_mean[..., None, :])
-    by_square = by_inner.sum(-1).mul_(0.5)
-    return Closed(value, by_inner * -p.x_norm[..., None, :], by_square, by_total)
+def _add_margin(p: Products, by_inner: Tensor, g: Gradients) -> None:
+    """Add gradients of a weighted sum of distances; ``D² = |y|² + |x|² - 2 y·x``.
+
+    Parameters
+    ----------
+    p
+        Products.
+    by_inner
+        Weights over distances: minus the gradient by inner products, and that by D²/2.
+    g
+        To add to.
+    """
+    g.along.addcmul_(by_inner, p.x_norm[..., None, :], value=-1)
+    g.total.sub_((by_inner * p.x_mean[..., None, :]).sum(-1))
+    g.square.add_(by_inner.sum(-1), alpha=0.5)
 
 
-#: Computes a term.
-Term = Callable[[Products], Closed]
-
-
-def weighted_sum(p: Products, terms: Sequence[tuple[float, Term]]) -> Closed:
-    """Sum of terms times their weights, and its gradients."""
+def weighted_sum(p: Products, terms: Sequence[tuple[float, Term]], g: Gradients) -> Tensor:
+    """Sum terms times their weights, (...), and add their gradients."""
     with torch.no_grad():
-        weight, term = terms[0]
-        first = term(p)
-        value, along = first.value * weight, first.along.mul_(weight)
-        square, total = first.square * weight, first.total * weight
-        for weight, term in terms[1:]:
-            found = term(p)
-            value.add_(found.value, alpha=weight)
-            along.add_(found.along, alpha=weight)
-            square.add_(found.square, alpha=weight)
-            total.add_(found.total, alpha=weight)
-    return Closed(value, along, square, total)
+        values = [term(p, weight, g) for weight, term in terms]
+        total = values[0]
+        for value in values[1:]:
+            total = total.add_(value)
+    return total
 
 
 class _Attached(torch.autograd.Function):
@@ -169,9 +198,9 @@ class _Attached(torch.autograd.Function):
         return along * scale[..., None], square * scale, total * scale, None, None, None, None
 
 
-def attach(p: Products, closed: Closed) -> Tensor:
+def attach(p: Products, value: Tensor, g: Gradients) -> Tensor:
     """Make a value that automatic differentiation goes on from."""
     attached: Tensor = _Attached.apply(
-        p.along, p.y_square, p.y_total, closed.value, closed.along, closed.square, closed.total
+        p.along, p.y_square, p.y_total, value, g.along, g.square, g.total
     )
     return attached

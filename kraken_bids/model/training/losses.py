@@ -18,7 +18,7 @@ from ...errors import Problems, UsageError, suggest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .gradients import Closed
+    from .gradients import Gradients, Term
     from .products import Products
 
 #: The loss of the published model.
@@ -203,16 +203,20 @@ class Loss:
         names = [*self.named("output"), *self.named("latent")]
         return all(TERMS[name].closed for name in names)
 
-    def closed(self, kind: str, products: Products) -> Closed:
-        """Value and gradients of the terms of a kind that are closed."""
+    def closed(self, kind: str, products: Products, gradients: Gradients) -> Tensor:
+        """Value of the terms of a kind that are closed; their gradients are added."""
+        from .gradients import weighted_sum
+
+        return weighted_sum(products, self._closed_terms(kind), gradients)
+
+    def _closed_terms(self, kind: str) -> list[tuple[float, Term]]:
         from . import gradients
 
-        terms = [
+        return [
             (self.weights[name], getattr(gradients, TERMS[name].closed))
             for name in self.named(kind)
             if TERMS[name].closed
         ]
-        return gradients.weighted_sum(products, terms)
 
     def between(self, latent_size: int) -> float:
         """Weight of the mean over values of ``(z_a - z_b)²``."""
@@ -227,11 +231,12 @@ class Loss:
         return any(TERMS[name].needs_predictions for name in self.weights)
 
     def _sum(self, kind: str, products: Products, *, twice: bool) -> Tensor:
-        from .gradients import attach
+        from .gradients import Gradients, attach
 
         values: list[Tensor] = []
-        if any(TERMS[name].closed for name in self.named(kind)):
-            value = attach(products, self.closed(kind, products))
+        if self._closed_terms(kind):
+            gradients = Gradients.zeros(products)
+            value = attach(products, self.closed(kind, products, gradients), gradients)
             values.append(2 * value - value.detach() if twice else value)
         for name in self.named(kind):
             term = TERMS[name]

@@ -146,6 +146,20 @@ def identity(n: int, device: torch.device) -> Tensor:
     return _IDENTITIES[key]
 
 
+_NUMBERS: dict[tuple[float, torch.device], Tensor] = {}
+
+
+def number(value: float, device: torch.device) -> Tensor:
+    """Give a number as an array without axes, made once; not to be written to.
+
+    An operation with a plain number first makes such an array, which takes longer than itself.
+    """
+    key = (value, device)
+    if key not in _NUMBERS:
+        _NUMBERS[key] = torch.tensor(value, device=device)
+    return _NUMBERS[key]
+
+
 def latent_products(latents: Tensor, target: Tensor | None = None) -> Products:
     """Products of latents with themselves, or with latents that they are to become.
 
@@ -172,10 +186,11 @@ def latent_rows(latents: Tensor) -> Rows:
         mean = latents.mean(-1, keepdim=True)
         centred = latents - mean
         norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
-        mean_square = mean.square()
-        square = torch.addcmul(mean_square * size, norm, norm)
-        norm.masked_fill_(norm.square() <= NOTHING * square, 0)
-        units = centred.div_(norm.masked_fill(norm == 0, torch.inf))
+        device, length = latents.device, norm.square()
+        square = torch.addcmul(length, mean, mean, value=size)
+        is_constant = length <= square * number(NOTHING, device)
+        units = centred.div_(norm.masked_fill(is_constant, number(torch.inf, device)))
+        norm.masked_fill_(is_constant, number(0.0, device))
         augmented = torch.cat([units, torch.ones_like(units[..., :1, :])], dim=-2)
         n_values = torch.full_like(mean[..., 0, :], size)
     return Rows(augmented, norm[..., 0], mean[..., 0], square[..., 0], n_values)

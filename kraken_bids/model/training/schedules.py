@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .coders import Adam, Coders, Dropout
+from .coders import Adam, Buffers, Coders, Dropout
 from .losses import Loss
 from .network import Network
-from .plain import Shares, Step, plain_step
+from .plain import PlainModel, Shares, Step
 from .products import Rows
 
 #: Streams of random numbers that follow from seed and epoch.
@@ -72,20 +72,25 @@ def joint_epoch(network: Network, features: Tensor, loss: Loss, epoch: int) -> E
     shuffled = features[:, order]
     adam = Adam(network.parts, options.weight_decay)
     totals = _Totals(len(network.names), features.device)
-    step = _plain_joint if network.is_plain and loss.is_closed else _joint
+    plain = _plain_joint(network, loss, features)
     for number, part in enumerate(torch.tensor_split(shuffled, n_batches, dim=1)):
         batch = Rows.make(part, network.n_features)
-        found = step(network, part, batch, loss, dropout)
+        if plain is None:
+            found = _joint(network, part, batch, loss, dropout, adam)
+        else:
+            both = network.encoders, network.decoders
+            found = plain(part.shape[1]).step(part, batch, both, dropout, adam.gradients)
         done = (epoch * n_batches + number) / (options.epochs * n_batches)
-        rate = options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-        adam.step(found.gradients, rate)
+        adam.step(options.learning_rate * 0.5 * (1 + math.cos(math.pi * done)))
         totals.output += found.output.T
         totals.latent += found.latent
         totals.between += found.between
     return totals.mean(n_batches)
 
 
-def _joint(network: Network, x: Tensor, batch: Rows, loss: Loss, dropout: Dropout) -> Step:
+def _joint(
+    network: Network, x: Tensor, batch: Rows, loss: Loss, dropout: Dropout, adam: Adam
+) -> Step:
     """A step of all pairs, whatever the layers and the loss."""
     options, n = network.options, x.shape[1]
     leaves = [leaf for part in network.parts for leaf in part.leaves()]
@@ -99,24 +104,27 @@ def _joint(network: Network, x: Tensor, batch: Rows, loss: Loss, dropout: Dropou
     latent = loss.latent(latents)
     between = loss.between(options.latent_size) * _spread(network, latents, crossed)
     total = output.mean() + latent.mean() + between
-    gradients = torch.autograd.grad(total, leaves)
-    return Step(gradients, output.detach(), latent.detach(), between.detach())
+    adam.fill(torch.autograd.grad(total, leaves))
+    return Step(output.detach(), latent.detach(), between.detach())
 
 
-def _plain_joint(network: Network, x: Tensor, batch: Rows, loss: Loss, dropout: Dropout) -> Step:
-    """The same step of a linear model."""
-    options, n_flavors, n = network.options, len(x), x.shape[1]
-    (first,) = network.encoders.draw(dropout, n, options.dropout, options.dropout)
-    (last,) = network.decoders.draw(
-        dropout, n * n_flavors, options.dropout, options.output_dropout or 0.0
-    )
+def _plain_joint(
+    network: Network, loss: Loss, features: Tensor
+) -> Callable[[int], PlainModel] | None:
+    """Give what computes the same step of a linear model, by size of batch; None for others."""
+    if not (network.is_plain and loss.is_closed):
+        return None
+    options, n_flavors, buffers = network.options, len(features), Buffers(features.device)
     n_pairs = max(n_flavors * (n_flavors - 1), 1)
-    between = loss.between(options.latent_size) / (n * options.latent_size * n_pairs)
-    return plain_step(
-        x, batch, (network.encoders, network.decoders), loss, (first, last),
-        shares=Shares(1 / n_flavors**2, 1 / n_flavors, between),
-        is_joint=True, normalize=options.normalize,
-    )  # fmt: skip
+
+    def model(n: int) -> PlainModel:
+        between = loss.between(options.latent_size) / (n * options.latent_size * n_pairs)
+        return PlainModel(
+            loss, Shares(1 / n_flavors**2, 1 / n_flavors, between), options.dropout,
+            options.output_dropout or 0.0, options.normalize, is_joint=True, buffers=buffers,
+        )  # fmt: skip
+
+    return model
 
 
 def _spread(network: Network, latents: Tensor, crossed: Tensor) -> Tensor:
@@ -150,8 +158,8 @@ def reference_epoch(network: Network, features: Tensor, loss: Loss, epoch: int) 
     Pairs come in a random order; all of them see the batches of an epoch in one order, and the
     rest that fills no batch is left out. AdamW neither moves nor counts a step for coders that a
     step does not use. Two pairs that share no coder do not see each other: such pairs are trained
-    side by side, in rounds that keep the order of any two that do share one, hence with the
-    same result as one after the other.
+    side by side, in rounds that keep the order of any two that do share one, hence with the same
+    result as one after the other.
     """
     options = network.options
     n_flavors, n, _ = features.shape
@@ -164,15 +172,21 @@ def reference_epoch(network: Network, features: Tensor, loss: Loss, epoch: int) 
     batches = Batches(values, Rows.make(values, counts))
     dropout = Dropout((options.seed, epoch, DROPOUT), features.device)
     totals = _Totals(n_flavors, features.device)
-    rng = np.random.default_rng([options.seed, epoch, _ORDER])
-    pairs = [divmod(int(place), n_flavors) for place in rng.permutation(n_flavors**2)]
+    pairs = draw_pairs(n_flavors, options.seed, epoch)
+    buffers = Buffers(features.device)
     for pairs_of_round in rounds(pairs, network.way):
-        _train_round(network, pairs_of_round, batches, loss, dropout, totals)
+        _train_round(network, pairs_of_round, batches, loss, dropout, totals, buffers)
     weight = loss.between(options.latent_size)
     if weight and n_flavors > 1:
         drops = Dropout((options.seed, epoch, _SIMILARITY), features.device)
         totals.between += weight * _similarity_step(network, features, weight, drops)
     return totals.mean(n_batches, between=1)
+
+
+def draw_pairs(n_flavors: int, seed: int, epoch: int) -> list[tuple[int, int]]:
+    """Draw an order of all ordered pairs of flavors, source and target; all are equally likely."""
+    rng = np.random.default_rng([seed, epoch, _ORDER])
+    return [divmod(int(place), n_flavors) for place in rng.permutation(n_flavors**2)]
 
 
 def rounds(
@@ -214,12 +228,14 @@ def _train_round(
     loss: Loss,
     dropout: Dropout,
     totals: _Totals,
+    buffers: Buffers,
 ) -> None:
     """Train pairs that share nothing on all batches, side by side."""
     options, device = network.options, batches.values.device
     sources, targets = torch.tensor(pairs, device=device).T
-    batches = Batches(batches.values[sources], batches.rows.select(targets))
-    encoders, decoders = network.encoders.take(sources), network.decoders.take(targets)
+    batches = batches.select(sources, targets, buffers)
+    encoders = network.encoders.take(sources, buffers, "encoders")
+    decoders = network.decoders.take(targets, buffers, "decoders")
     ways = [(row, network.way(*pair)) for row, pair in enumerate(pairs)]
     crossing = [(row, number) for row, number in ways if number >= 0]
     parts, crossed = [encoders, decoders], None
@@ -227,27 +243,22 @@ def _train_round(
         rows, numbers = torch.tensor(crossing, device=device).T
         crossed = _Crossed(network.crossings.take(numbers), rows)
         parts.append(crossed.coders)
-    adam = Adam(parts, options.weight_decay)
-    is_plain = network.is_plain and loss.is_closed
-    n = batches.values.shape[2]
+    adam = Adam(parts, options.weight_decay, buffers)
+    plain = None
+    if network.is_plain and loss.is_closed:
+        plain = PlainModel(
+            loss, Shares(), options.dropout, options.output_dropout or 0.0, options.normalize,
+            is_joint=False, buffers=buffers,
+        )  # fmt: skip
     for number in range(batches.values.shape[1]):
         x, truth = batches.part(number)
-        drawn = (
-            encoders.draw(dropout, n, options.dropout, options.dropout),
-            decoders.draw(dropout, n, options.dropout, options.output_dropout or 0.0),
-        )
-        if is_plain:
-            found = plain_step(
-                x, truth, (encoders, decoders), loss, (drawn[0][0], drawn[1][0]),
-                shares=Shares(), is_joint=False, normalize=options.normalize,
-            )  # fmt: skip
+        if plain is not None:
+            found = plain.step(x, truth, (encoders, decoders), dropout, adam.gradients)
         else:
-            found = _pairs(
-                network, (encoders, decoders), crossed, (x, truth), loss, drawn, dropout
-            )
-        adam.step(found.gradients, options.learning_rate)
-        totals.output[sources, targets] += found.output[:, 0]
-        totals.latent[sources] += found.latent / len(totals.latent)
+            both = encoders, decoders
+            found = _pairs(network, both, crossed, (x, truth), loss, dropout, adam)
+        adam.step(options.learning_rate)
+        totals.add(sources, targets, found)
     network.encoders.put(sources, encoders)
     network.decoders.put(targets, decoders)
     if network.crossings is not None and crossed is not None:
@@ -269,6 +280,18 @@ class Batches:
     values: Tensor
     rows: Rows
 
+    def select(self, sources: Tensor, targets: Tensor, buffers: Buffers) -> Batches:
+        """Take inputs of some flavors and the truth of others, each into buffers."""
+        return Batches(
+            _selected(self.values, sources, buffers, "inputs"),
+            Rows(
+                *(
+                    _selected(array, targets, buffers, f"truth {name}")
+                    for name, array in vars(self.rows).items()
+                )
+            ),
+        )
+
     def part(self, number: int) -> tuple[Tensor, Rows]:
         """One batch of all flavors."""
         rows = self.rows
@@ -279,6 +302,11 @@ class Batches:
             rows.square[:, number],
             rows.n_values[:, number],
         )
+
+
+def _selected(array: Tensor, rows: Tensor, buffers: Buffers, name: str) -> Tensor:
+    out = buffers(name, len(rows), *array.shape[1:])
+    return torch.index_select(array, 0, rows, out=out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,10 +323,15 @@ def _pairs(
     crossed: _Crossed | None,
     batch: tuple[Tensor, Rows],
     loss: Loss,
-    drawn: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
     dropout: Dropout,
+    adam: Adam,
 ) -> Step:
     """A step of some pairs, whatever the layers and the loss."""
+    options, n = network.options, batch[0].shape[1]
+    drawn = (
+        coders[0].draw(dropout, n, options.dropout, options.dropout),
+        coders[1].draw(dropout, n, options.dropout, options.output_dropout or 0.0),
+    )
     leaves = [*coders[0].leaves(), *coders[1].leaves()]
     latents = network.encode(coders[0], batch[0], drawn[0])
     given = latents
@@ -309,8 +342,8 @@ def _pairs(
         given = latents.index_copy(0, crossed.places, moved)
     output = loss.output(network.predict(coders[1], given, batch[1], loss, drawn[1]))
     latent = loss.latent(latents)
-    gradients = torch.autograd.grad(output.sum() + latent.sum(), leaves)
-    return Step(gradients, output.detach(), latent.detach(), latent.new_zeros(()))
+    adam.fill(torch.autograd.grad(output.sum() + latent.sum(), leaves))
+    return Step(output.detach(), latent.detach(), latent.new_zeros(()))
 
 
 def _similarity_step(
@@ -345,7 +378,8 @@ def _similarity_step(
     # Σ_k |z_i - t_k|² from the number, the sum and the squares of the t_k
     apart = (counts * latents.square() - 2 * latents * sums).sum() + squares.sum()
     value = factor * apart / targets[0].numel()
-    adam.step(torch.autograd.grad(weight * value, leaves), options.learning_rate)
+    adam.fill(torch.autograd.grad(weight * value, leaves))
+    adam.step(options.learning_rate)
     network.encoders.put(rows, encoders)
     return value.detach()
 
@@ -362,6 +396,11 @@ class _Totals:
         self.output = torch.zeros(n_flavors, n_flavors, device=device)
         self.latent = torch.zeros(n_flavors, device=device)
         self.between = torch.zeros((), device=device)
+
+    def add(self, sources: Tensor, targets: Tensor, found: Step) -> None:
+        """Add what a step of some pairs found."""
+        self.output.index_put_((sources, targets), found.output[:, 0], accumulate=True)
+        self.latent.index_add_(0, sources, found.latent, alpha=1 / len(self.latent))
 
     def mean(self, n_batches: int, *, between: int = 0) -> EpochLoss:
         return EpochLoss(

@@ -51,10 +51,10 @@ def targeted_epoch(
     parts = torch.tensor_split(features[:, order], n_batches, dim=1)
     goals = torch.tensor_split(target[order], n_batches)
     for number, (x, goal) in enumerate(zip(parts, goals, strict=True)):
-        steps.append(_step(network, x, goal, loss, dropout))
+        steps.append(_step(network, x, goal, loss, dropout, adam))
         done = (epoch * n_batches + number) / (options.epochs * n_batches)
         rate = options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-        adam.step(steps[-1].gradients, rate)
+        adam.step(rate)
     output = torch.stack([step.output for step in steps]).mean((0, -1)).cpu()
     latent = torch.stack([step.latent for step in steps]).mean(0).cpu()
     between = float(torch.stack([step.between for step in steps]).mean())
@@ -62,7 +62,9 @@ def targeted_epoch(
     return EpochLoss(torch.diag(output * len(output)), latent, between)
 
 
-def _step(network: Network, x: Tensor, goal: Tensor, loss: Loss, dropout: Dropout) -> Step:
+def _step(
+    network: Network, x: Tensor, goal: Tensor, loss: Loss, dropout: Dropout, adam: Adam
+) -> Step:
     options, n_flavors, n = network.options, len(x), len(goal)
     leaves = [leaf for part in network.parts for leaf in part.leaves()]
     drawn = network.encoders.draw(dropout, n, options.dropout, options.dropout)
@@ -76,8 +78,8 @@ def _step(network: Network, x: Tensor, goal: Tensor, loss: Loss, dropout: Dropou
     between = loss.between(options.latent_size) * (latents - goals).square().mean()
     # flavors do not see each other: each has the gradient that it would have alone
     total = output.mean(-1).sum() + latent.sum() + n_flavors * between
-    gradients = torch.autograd.grad(total, leaves)
-    return Step(gradients, output.detach(), latent.detach(), between.detach())
+    adam.fill(torch.autograd.grad(total, leaves))
+    return Step(output.detach(), latent.detach(), between.detach())
 
 
 def _dropped(latents: Tensor, share: float, dropout: Dropout) -> Tensor:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ... import __version__
 from ...errors import ModelError
 from ..bundle import Bundle, write_bundle
+from ..krakencoder import batch_rows
 from ..layers import FlavorModel
 from ..transforms import Transform
 from .cohort_checks import check_cohort, check_target
@@ -34,6 +35,7 @@ from .records import (
     fingerprint,
     read_checkpoint,
 )
+from .scratch import Scratch
 from .splits import Split
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ def train_krakencoder(
     transforms: Mapping[str, Transform] | None = None,
     target_latents: NDArray[np.floating] | None = None,
     records: Records | None = None,
+    scratch: Scratch | None = None,
     device: str = "cpu",
     progress: Callable[[int, float], None] | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -83,7 +86,8 @@ def train_krakencoder(
     Parameters
     ----------
     connectomes
-        (n_participants, n_edges) by flavor, the same participants in the same order; no NaN.
+        (n_participants, n_edges) by flavor, the same participants in the same order; no NaN. Of
+        arrays that are mapped from files a block at a time is read.
     out_dir
         Folder of the bundle.
     options
@@ -98,6 +102,8 @@ def train_krakencoder(
         flavors are then added to the model whose latents these are (`merging.merge_bundles`).
     records
         Where to leave records; none if not given.
+    scratch
+        Room for components; memory if not given.
     device
         As torch names it: ``cpu``, ``cuda``, ``cuda:1``.
     progress
@@ -130,7 +136,9 @@ def train_krakencoder(
     with _one_thread():
         features = {}
         for name, values in connectomes.items():
-            features[name] = _features(name, values, options, split, transforms, device)
+            features[name] = _features(
+                name, values, options, split, transforms, device, scratch or Scratch()
+            )
         run = _Run(features, split, options, records, device, target)
         run.train(progress)
     return _write(run, out_dir, connectomes, transforms, dict(provenance or {}))
@@ -143,24 +151,32 @@ def _features(
     split: Split,
     transforms: dict[str, Transform],
     device: str,
+    scratch: Scratch,
 ) -> NDArray[np.float32]:
     """Transform a flavor, by a PCA of those who train if no transform is at hand."""
-    found = np.empty((len(values), 0), dtype=np.float32)
-    if name not in transforms:
-        everyone = np.array_equal(split.train, np.arange(len(values)))
-        rows = values if everyone else values[split.train]
-        fit = fit_pca(rows, options.n_components, device=device, where=name)
-        transforms[name] = fit.transform
-        found = np.zeros((len(values), options.n_components), dtype=np.float32)
-        found[split.train] = fit.scores
-        others = split.validation
-    else:
-        others = np.concatenate([split.train, split.validation])
-    if others.size:
-        scores = np.asarray(transforms[name].forward(values[others].astype(np.float32)))
-        if not found.size:
-            found = np.zeros((len(values), scores.shape[1]), dtype=np.float32)
-        found[others] = scores
+    if name in transforms:
+        people = np.concatenate([split.train, split.validation])
+        return _transformed(values, people, transforms[name])
+    everyone = np.array_equal(split.train, np.arange(len(values)))
+    fit = fit_pca(
+        values, options.n_components, rows=None if everyone else split.train, device=device,
+        where=name, empty=scratch.zeros,
+    )  # fmt: skip
+    transforms[name] = fit.transform
+    found = _transformed(values, split.validation, fit.transform)
+    found[split.train] = fit.scores
+    return found
+
+
+def _transformed(
+    values: NDArray[np.floating], people: NDArray[np.intp], transform: Transform
+) -> NDArray[np.float32]:
+    """Transform some participants, a block at a time: (n, n_features), zeros for others."""
+    found = np.zeros((len(values), transform.n_features or values.shape[1]), dtype=np.float32)
+    size = batch_rows(values.shape[1])
+    for start in range(0, len(people), size):
+        rows = people[start : start + size]
+        found[rows] = transform.forward(values[rows].astype(np.float32))
     return found
 
 
