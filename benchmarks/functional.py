@@ -6,14 +6,16 @@ Writes a participant as fMRIPrep would: one series at the size of the model's tr
 warp between MNI space and the T1w image in steps of 1 mm. Then ``kraken-bids ... participant``
 runs as a fresh process: label images through the warp, one pass over each series, denoising,
 quality control, figures, pages. Prints what share of its CPU time inflating the series alone
-takes, and the peak memory of the largest of its processes.
+takes, and its peak memory, of the largest process and of all together, beside the limit that it
+was given; ends with 1 if that was exceeded.
 
-    python benchmarks/functional.py --runs 4 --volumes 1200 --dtype int16
+    python benchmarks/functional.py --runs 4 --volumes 1200 --dtype int16 --mem 8 --nprocs 2 4
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -137,32 +139,25 @@ def inflating_s(file: Path, rounds: int) -> float:
     return min(times)
 
 
-#: Runs a command and prints CPU time in s and peak memory in GB of it and what it starts. A
-#: process of its own, for a child's peak begins with what its parent held when it was forked.
-MEASURED = """
-import resource, subprocess, sys
-code = subprocess.run(sys.argv[1:]).returncode
-use = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(code, use.ru_utime + use.ru_stime, use.ru_maxrss / 1e6)
-"""
-
-
-def run_program(folder: Path, out: Path, *, words: list[str]) -> tuple[float, float]:
-    """CPU time of ``kraken-bids participant`` and all its processes in s; peak memory in GB."""
+def run_program(
+    folder: Path, out: Path, *, mem_gb: float, n_procs: int, words: list[str]
+) -> dict[str, float]:
+    """CPU time and memory of ``kraken-bids participant`` and all its processes."""
     atlases = [f"{name}={folder}/atlases/{name}_dseg.nii.gz" for name in ATLASES]
     command = [sys.executable, "-m", "kraken_bids", str(folder), str(out), "participant",
                "--modality", "func", "--atlas-file", *atlases, "-w", f"{out}-work",
-               *words]  # fmt: skip
+               "--mem", f"{mem_gb:g}G", "--nprocs", str(n_procs), *words]  # fmt: skip
+    # In a process of its own: a child's peak begins with what its parent held when it was forked.
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *command], check=True, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, **ONE_THREAD},
+        [sys.executable, str(Path(__file__).with_name("measured.py")), *command],
+        check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **ONE_THREAD},
     )  # fmt: skip
     *said, measured = done.stdout.splitlines()
     print(*said, sep="\n", file=sys.stderr)
-    code, cpu_s, peak_gb = measured.split()
-    if code != "0":
-        raise SystemExit(f"kraken-bids ended with {code}")
-    return float(cpu_s), float(peak_gb)
+    measures: dict[str, float] = json.loads(measured)
+    if measures["code"] != 0:
+        raise SystemExit(f"kraken-bids ended with {measures['code']}")
+    return measures
 
 
 def main() -> None:
@@ -171,6 +166,8 @@ def main() -> None:
     parser.add_argument("--volumes", type=int, default=1200)
     parser.add_argument("--dtype", choices=("int16", "float32"), default="int16")
     parser.add_argument("--rounds", type=int, default=3, help="of inflating")
+    parser.add_argument("--mem", type=float, default=8.0, help="limit of memory in GB")
+    parser.add_argument("--nprocs", type=int, nargs="+", default=[2], help="one run for each")
     parser.add_argument("--folder", type=Path, help="where to make the data (2 GB), and leave it")
     parser.add_argument("words", nargs="*", help="further options of kraken-bids, after --")
     options = parser.parse_args()
@@ -183,12 +180,26 @@ def main() -> None:
         series = sorted(func.glob("*_bold.nii.gz"))
         header = read_header(series[0])
         inflating = inflating_s(series[0], options.rounds) * len(series)
-        cpu, peak = run_program(folder, Path(name) / "out", words=options.words or [])
+        measured = {
+            n_procs: run_program(
+                folder, Path(name) / f"out-{n_procs}", mem_gb=options.mem, n_procs=n_procs,
+                words=options.words or [],
+            )
+            for n_procs in options.nprocs
+        }  # fmt: skip
     print(f"{len(series)} runs of {header.shape} x {header.n_volumes} {header.dtype}")
     print(f"inflating alone: {inflating:.1f} CPU s")
-    print(f"kraken-bids:     {cpu:.1f} CPU s = {cpu / inflating:.2f} x inflating "
-          f"(share of inflating {inflating / cpu:.0%})")  # fmt: skip
-    print(f"peak memory of its largest process: {peak:.2f} GB")
+    for n_procs, found in measured.items():
+        cpu_s = found["cpu_s"]
+        print(f"kraken-bids --nprocs {n_procs} --mem {options.mem:g}G: {found['wall_s']:.0f} s")
+        print(f"  {cpu_s:.1f} CPU s = {cpu_s / inflating:.2f} x inflating "
+              f"(share of inflating {inflating / cpu_s:.0%})")  # fmt: skip
+        print(f"  peak memory of its largest process: {found['largest_gb']:.2f} GB")
+        print(f"  peak over all its processes: {found['pss_gb']:.2f} GB "
+              f"({found['rss_gb']:.2f} GB with what is shared counted for each), "
+              f"{found['pss_gb'] / options.mem:.0%} of the limit")  # fmt: skip
+    if any(found["pss_gb"] > options.mem for found in measured.values()):
+        raise SystemExit("the limit of memory was exceeded")
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def remove_leftovers(folders: Iterable[Path]) -> None:
     """
     for folder in folders:
         found = [(path, path.name.split(".")[-2]) for path in _temporary(folder)]
-        oldest = _clock(folder) - LEFTOVER_SECONDS if found else 0.0
+        oldest = clock(folder) - LEFTOVER_SECONDS if found else 0.0
         for path, mark in found:
             running = is_running_here(mark)
             with contextlib.suppress(OSError):
@@ -185,7 +185,7 @@ def _temporary(folder: Path) -> list[Path]:
     return [path for path in folder.rglob(f".*.{marks}.????????") if path.is_file()]
 
 
-def _clock(folder: Path) -> float:
+def clock(folder: Path) -> float:
     """What time it is for the file system, which need not be this machine's."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock") as probe:
         return os.fstat(probe.fileno()).st_mtime

@@ -7,53 +7,59 @@ Nothing heavy is imported before the arguments are understood: ``--help`` answer
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from . import __version__
+from .console import start_logging
 from .errors import KrakenBIDSError
+from .parser import Parser, add_completion
 
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
 
 EXAMPLES = """\
 examples:
-  kraken-bids /data/study /data/study/derivatives/kraken participant --participant-label 01
-  kraken-bids /data/study out participant -d fmriprep=/data/fmriprep qsiprep=/data/qsiprep
-  kraken-bids /data/study out group --model krakencoder-2024
+  what is there for whom, and what is missing:
+    kraken-bids /data/study out participant --dry-run
+  two participants, with derivatives that lie elsewhere:
+    kraken-bids /data/study out participant --participant-label 01 02 -w /scratch/kraken \\
+        -d fmriprep=/data/fmriprep qsiprep=/data/qsiprep --nprocs 8 --mem 16G
+  how far all participants are, whichever jobs they are run by:
+    kraken-bids /data/study out participant --status
+  all kinds of connectomes of the finished participants:
+    kraken-bids /data/study out group --model krakencoder-2024
+  completion by Tab, in this shell:
+    source <(kraken-bids --print-completion bash)
 exit codes:
   0 all done; 1 some participants failed; 2 usage; 3 inputs or resources; 70 internal error
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that takes both spellings of an option and suggests the nearest one."""
+def _flavors() -> list[str]:
+    from .flavors import CORE_FLAVORS
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        """Read ``--participant_label`` as ``--participant-label``."""
-        args = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args([_hyphens(text) for text in args], namespace)
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong, with the nearest option, and leave with code 2."""
-        known = [text for action in self._actions for text in action.option_strings]
-        for word in message.replace("=", " ").split():
-            near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-            if word.startswith("-") and near and near[0] != word:
-                message += f" (did you mean {near[0]}?)"
-                break
-        self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
+    return [str(flavor) for flavor in CORE_FLAVORS]
 
 
-def _hyphens(text: str) -> str:
-    if not text.startswith("--"):
-        return text
-    name, equals, value = text.partition("=")
-    return name.replace("_", "-") + equals + value
+def _atlases() -> list[str]:
+    from .atlases import atlas_names
+
+    return list(atlas_names())
+
+
+#: What Tab completes where an option leaves more open than a list of choices.
+OPEN_VALUES: dict[str, Callable[[], Sequence[str]]] = {
+    "atlases": _atlases,
+    "flavors": _flavors,
+    "predict_to": _flavors,
+    "five_tissue": lambda: ["auto", "freesurfer", "hsvs", "fsl", "maps"],
+    "adaptation": lambda: ["none", "meanshift", "meanfit", "meanfit+meanshift"],
+    "device": lambda: ["auto", "cpu", "cuda"],
+}
 
 
 def make_parser(
@@ -97,7 +103,9 @@ def make_parser(
     _add_recipes(parser.add_argument_group("connectomes"))
     _add_translation(parser.add_argument_group("Krakencoder"))
     _add_execution(parser.add_argument_group("execution"))
-    _add_other(parser.add_argument_group("other"))
+    other = parser.add_argument_group("other")
+    _add_other(other)
+    add_completion(parser, other, values=OPEN_VALUES)
     return parser
 
 
@@ -269,7 +277,10 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
         "--omp-nthreads", type=int, metavar="N",
         help="threads of one program; with 1 (default) tractography repeats bit for bit",
     )  # fmt: skip
-    group.add_argument("--mem", "--mem-gb", metavar="AMOUNT", help="such as 8G, 1.5G, 7500MB")
+    group.add_argument(
+        "--mem", "--mem-gb", metavar="AMOUNT",
+        help="such as 8G, 1.5G, 7500MB; default: 90%% of that of the job or container",
+    )  # fmt: skip
     group.add_argument("--mem-mb", metavar="N", help="the same in MB")
     group.add_argument(
         "-w", "--work-dir", metavar="DIR",
@@ -277,8 +288,10 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument("--keep-work", action="store_true", help="keep it after success")
     group.add_argument(
-        "--use-plugin", "--nipype-plugin-file", metavar="FILE", help="Nipype plugin (JSON)"
-    )
+        "--use-plugin", "--nipype-plugin-file", metavar="FILE",
+        help="one job a step on a cluster: YAML or JSON that names a plugin of Nipype (SLURM, "
+        "SLURMGraph, PBS, SGE), and its arguments",
+    )  # fmt: skip
     group.add_argument("--resource-monitor", action="store_true", help="record memory and CPU")
     group.add_argument("--write-graph", action="store_true", help="draw the workflow in logs/")
     group.add_argument(
@@ -289,10 +302,18 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
 def _add_other(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--config-file", metavar="FILE", help="options in TOML")
     group.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    group.add_argument("--status", action="store_true", help="say which participants are done")
+    group.add_argument(
+        "--status", action="store_true", help="a table: who is done, at work, failed"
+    )
     group.add_argument("--reports-only", action="store_true", help="write the pages again")
     group.add_argument("--boilerplate-only", action="store_true", help="print the methods text")
-    group.add_argument("-v", "--verbose", action="count", default=0, help="say more; -vv: all")
+    group.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="tell every step; -vv: Nipype's log, too",
+    )
     group.add_argument("-q", "--quiet", action="store_true", help="errors only")
     for ignored in ("--notrack", "--skip-bids-validation"):
         group.add_argument(
@@ -339,7 +360,8 @@ def run_command(carry_out: Callable[[], int], namespace: argparse.Namespace, *, 
     prog
         Name of the program.
     """
-    _start_logging(namespace.verbose, quiet=namespace.quiet)
+    answers = namespace.status or namespace.boilerplate_only
+    start_logging(namespace.verbose, quiet=namespace.quiet, answers=answers)
     # Schedulers end jobs by SIGTERM, also while these still look for their inputs.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -368,34 +390,6 @@ def _heading(error: KrakenBIDSError) -> str:
 def _action(namespace: argparse.Namespace) -> str:
     actions = ("dry_run", "status", "reports_only", "boilerplate_only")
     return next((action for action in actions if getattr(namespace, action)), "run")
-
-
-class _Once(logging.Filter):
-    """Let each warning through once: many flavors and participants give the same one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._seen: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether a record is new."""
-        if record.levelno != logging.WARNING:
-            return True
-        message = record.getMessage()
-        new = message not in self._seen
-        self._seen.add(message)
-        return new
-
-
-def _start_logging(verbose: int, *, quiet: bool) -> None:
-    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.addFilter(_Once())
-    log = logging.getLogger("kraken_bids")
-    log.handlers = [handler]
-    log.setLevel(level)
-    log.propagate = False
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ import gc
 import logging
 import os
 import re
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
@@ -27,9 +25,14 @@ os.environ.setdefault("NIPYPE_NO_ET", "1")
 import threadpoolctl
 from nipype import config as nipype_config
 from nipype.pipeline import engine as pe
+from nipype.pipeline.plugins.legacymultiproc import LegacyMultiProcPlugin
+from nipype.pipeline.plugins.linear import LinearPlugin
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 
+from .console import EVERYTHING
 from .errors import ResourceError
+from .failures import NodeFailure, as_last_line, last_message, read_failures
+from .plugin_file import Plugin
 from .settings import Resources
 
 _log = logging.getLogger(__name__)
@@ -41,15 +44,6 @@ PR_SET_PDEATHSIG = 1
 StatusCallback = Callable[[str, str], None]
 
 
-@dataclass(frozen=True)
-class NodeFailure:
-    """A node that failed: its full name, what it said last, and the file with the details."""
-
-    node: str
-    message: str
-    crash_file: Path
-
-
 class MultiProc(MultiProcPlugin):
     """Nipype's process pool, which tells when a worker was killed instead of waiting for ever."""
 
@@ -57,6 +51,7 @@ class MultiProc(MultiProcPlugin):
         super().__init__(plugin_args=plugin_args)
         self.pool: Any = self.pool
         self._submitted: dict[int, tuple[Any, Any]] = {}  # node and pool by number of the task
+        self._order: dict[tuple[str, ...], int] = {}  # of sessions
         #: Failures whose details found no room on the disk.
         self.unwritten: list[NodeFailure] = []
         self._renew_pool()
@@ -69,6 +64,24 @@ class MultiProc(MultiProcPlugin):
             initializer=_start_worker,
             initargs=(self._cwd, self.plugin_args["omp_nthreads"]),
         )
+
+    def _generate_dependency_list(self, graph: Any) -> None:
+        super()._generate_dependency_list(graph)
+        for node in self.procs:  # in an order in which none depends on a later one
+            self._order.setdefault(_branch(node), len(self._order))
+
+    def _sort_jobs(self, jobids: Iterable[int], scheduler: str = "tsort") -> list[int]:  # noqa: ARG002
+        """Put the steps of one session before those of the next, so that what is begun ends.
+
+        Nipype's own order takes the first steps of all sessions, then their second steps: none
+        would be done until all nearly are, and the scratch files of all would be there together.
+        """
+
+        def place(jobid: int) -> tuple[int, int]:
+            whole = self.mapnodesubids.get(jobid, jobid)  # a part of a step: where that stands
+            return self._order[_branch(self.procs[whole])], jobid
+
+        return sorted(jobids, key=place)
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         """Hand a node to the pool; gives the number of its task."""
@@ -94,12 +107,12 @@ class MultiProc(MultiProcPlugin):
             if pool is self.pool:
                 self._renew_pool()
             told = "a worker process was killed from outside, most often because memory ran out"
-            line = _as_last_line(self._memory_error(told, node))
+            line = as_last_line(self._memory_error(told, node))
             return {"result": None, "traceback": [line], "taskid": taskid}
         except Exception as error:  # noqa: BLE001 - told as the node's failure, whatever it is
             result = {"result": None, "traceback": format_exception(error), "taskid": taskid}
         if result.get("traceback") and (problem := self._explain(result["traceback"], node)):
-            result["traceback"] = [*result["traceback"], _as_last_line(problem)]
+            result["traceback"] = [*result["traceback"], as_last_line(problem)]
         return result
 
     def _explain(self, traceback: Sequence[str], node: Any) -> ResourceError | None:
@@ -130,9 +143,14 @@ class MultiProc(MultiProcPlugin):
             return str(super()._report_crash(node, result))
         except OSError:
             lines = "".join((result or {}).get("traceback") or ()).splitlines()
-            message = _message(lines)
+            message = last_message(lines)
             self.unwritten.append(NodeFailure(node.fullname, message, Path(os.devnull)))
             return ""
+
+
+def _branch(node: Any) -> tuple[str, ...]:
+    """What a node is part of, directly below the whole graph: a session's workflow, or itself."""
+    return tuple(node.fullname.split(".")[:2])
 
 
 #: What a full disk, or one with a quota, says.
@@ -141,20 +159,61 @@ _NO_ROOM = re.compile(r"(?<=\] )(No space left on device|Disk quota exceeded|Fil
 _NO_MEMORY = re.compile(r"^\s*\S*MemoryError(?:: (?P<text>.*))?\Z", re.MULTILINE)
 
 
-def _as_last_line(error: ResourceError) -> str:
-    return f"{type(error).__module__}.{type(error).__name__}: {error}\n"
-
-
 def _start_worker(cwd: str, n_threads: int) -> None:
     """Prepare a worker: it keeps to its threads, dies with its parent, leaves interrupts to it."""
-    # Libraries that are loaded already are told; those to come read the environment.
-    threadpoolctl.threadpool_limits(limits=n_threads)
-    os.environ["OMP_NUM_THREADS"] = str(n_threads)
+    _limit_threads(n_threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.chdir(cwd)
+
+
+#: Variables by which libraries of linear algebra are told their number of threads. All are set:
+#: each library prefers its own to OpenMP's.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS",
+)  # fmt: skip
+
+
+def _limit_threads(n_threads: int) -> None:
+    """Have libraries keep to so many threads in this process, and programs that it starts."""
+    # Libraries that are loaded already are told; those to come read the environment.
+    threadpoolctl.threadpool_limits(limits=n_threads)
+    os.environ |= dict.fromkeys(THREAD_VARIABLES, str(n_threads))
+
+
+@contextlib.contextmanager
+def _threads_limited(n_threads: int) -> Iterator[None]:
+    """Limit the threads of the main process, which runs small steps itself, for a while."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    with threadpoolctl.threadpool_limits(limits=n_threads):
+        os.environ |= dict.fromkeys(THREAD_VARIABLES, str(n_threads))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+def _tell_large_steps(workflow: pe.Workflow, resources: Resources) -> None:
+    """Say before the start which steps need more memory than there is; they run alone."""
+    needs: dict[str, float] = {}
+    for name in workflow.list_node_names():
+        node = workflow.get_node(name)
+        if node.mem_gb and node.mem_gb > resources.mem_gb:
+            needs[node.name] = max(node.mem_gb, needs.get(node.name, 0.0))
+    for name, need_gb in needs.items():
+        _log.warning(
+            "step '%s' needs about %.3g GB, the limit is %.3g GB (--mem): it is run alone, and "
+            "may be killed",
+            name,
+            need_gb,
+            resources.mem_gb,
+        )
 
 
 def run_workflow(
@@ -163,7 +222,7 @@ def run_workflow(
     resources: Resources,
     crash_dir: Path,
     log_file: Path | None = None,
-    plugin: Mapping[str, Any] | None = None,
+    plugin: Plugin | None = None,
     n_gpus: int = 0,
     stop_on_first_crash: bool = False,
     resource_monitor: bool = False,
@@ -182,7 +241,7 @@ def run_workflow(
     log_file
         Where Nipype tells of every step; nowhere if None.
     plugin
-        ``plugin`` and ``plugin_args`` for `nipype.Workflow.run`; our `MultiProc` if None.
+        As asked for; our `MultiProc` if None.
     n_gpus
         GPU slots.
     stop_on_first_crash
@@ -209,23 +268,19 @@ def run_workflow(
     nipype_config.update_config({"execution": {"check_version": "false"}})
     nipype_config.resource_monitor = resource_monitor
 
-    status_callback = _Listener(on_status)
-    if plugin is None:
-        runner: Any = MultiProc({
-            "n_procs": resources.n_procs,
-            "omp_nthreads": resources.omp_nthreads,
-            "memory_gb": resources.mem_gb,
-            "n_gpu_procs": n_gpus,
-            "raise_insufficient": False,
-            "status_callback": status_callback,
-        })
-        arguments: dict[str, Any] = {}
+    listener = _Listener(on_status)
+    if plugin is not None and plugin.kind.is_cluster:
+        workflow.config["execution"] |= _cluster_timing()
     else:
-        runner = plugin.get("plugin", "MultiProc")
-        arguments = {"status_callback": status_callback, **plugin.get("plugin_args", {})}
-    with _stopping_cleanly(), _nipype_log(log_file), _loaded_code_kept():
+        _tell_large_steps(workflow, resources)
+    runner = _runner(plugin, resources, n_gpus=n_gpus, listener=listener)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_stopping_cleanly())
+        stack.enter_context(_nipype_log(log_file))
+        stack.enter_context(_loaded_code_kept())
+        stack.enter_context(_threads_limited(resources.omp_nthreads))
         try:
-            workflow.run(plugin=runner, plugin_args=arguments)
+            workflow.run(plugin=runner)
         except RuntimeError as error:
             # Nipype re-raises the first failure at the end; the crash files tell all of them.
             _log.debug("workflow ended with %s", error)
@@ -234,6 +289,39 @@ def run_workflow(
                 raise
             return failures
     return read_failures(crash_dir)
+
+
+def _runner(
+    plugin: Plugin | None, resources: Resources, *, n_gpus: int, listener: _Listener
+) -> Any:
+    """The plugin that is asked for, in our version where there is one."""
+    name = plugin.name if plugin else "MultiProc"
+    given: dict[str, Any] = {**(plugin.arguments if plugin else {}), "status_callback": listener}
+    here = {
+        "n_procs": resources.n_procs,
+        "memory_gb": resources.mem_gb,
+        "raise_insufficient": False,
+    }
+    if plugin is not None and plugin.kind.is_cluster:
+        from .cluster_plugins import CLUSTER_PLUGINS
+
+        return CLUSTER_PLUGINS[name](given)
+    if name == "Linear":
+        return LinearPlugin(given)
+    if name == "LegacyMultiProc":
+        return LegacyMultiProcPlugin({**here, **given})
+    more = {"omp_nthreads": resources.omp_nthreads, "n_gpu_procs": n_gpus}
+    return MultiProc({**here, **more, **given})
+
+
+def _cluster_timing() -> dict[str, str]:
+    """How often a scheduler is asked, and how long results may take to arrive."""
+    from .cluster_plugins import POLL_SECONDS, RESULT_SECONDS
+
+    return {
+        "poll_sleep_duration": str(POLL_SECONDS),
+        "job_finished_timeout": str(RESULT_SECONDS),
+    }
 
 
 class _Listener:
@@ -265,14 +353,15 @@ def _loaded_code_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _nipype_log(log_file: Path | None) -> Iterator[None]:
-    """Turn Nipype's own log, which is long, away from the terminal."""
+    """Turn Nipype's own log, which is long, away from the terminal, unless all is to be told."""
     log = logging.getLogger("nipype")
     handler: logging.Handler = logging.NullHandler()
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         handler = _LogFile(log_file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
-    before, log.handlers, log.propagate = log.handlers, [handler], False
+    told = logging.getLogger("kraken_bids").handlers if _log.isEnabledFor(EVERYTHING) else []
+    before, log.handlers, log.propagate = log.handlers, [handler, *told], False
     try:
         yield
     finally:
@@ -291,49 +380,6 @@ class _LogFile(logging.FileHandler):
         if not self.is_told:
             self.is_told = True
             _log.warning("the log %s cannot be written: %s", self.baseFilename, sys.exc_info()[1])
-
-
-def read_failures(crash_dir: Path) -> list[NodeFailure]:
-    """Read the crash files of a run, but those that a full disk has cut before the node."""
-    files = sorted(crash_dir.glob("crash-*.txt"), key=lambda path: path.stat().st_mtime_ns)
-    return [failure for failure in map(_read_failure, files) if failure.node]
-
-
-def keep_details(failure: NodeFailure, folder: Path) -> Path:
-    """Move the details of a failure to the logs; where that cannot be, they stay."""
-    kept = folder / failure.crash_file.name
-    if failure.crash_file == Path(os.devnull):
-        return failure.crash_file
-    try:
-        shutil.move(failure.crash_file, kept)
-    except OSError as error:
-        _log.warning("%s cannot be written: %s", kept, error.strerror)
-        return failure.crash_file
-    return kept
-
-
-#: The line with which Python ends a traceback: a dotted exception name, then its message.
-_LAST_LINE = re.compile(
-    r"^(?P<error>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)): ?(?P<text>.*)"
-)
-
-
-def _read_failure(path: Path) -> NodeFailure:
-    lines = path.read_text("utf-8", errors="replace").splitlines()
-    node = next((line.removeprefix("Node: ") for line in lines if line.startswith("Node: ")), "")
-    return NodeFailure(node, _message(lines), path)
-
-
-def _message(lines: Sequence[str]) -> str:
-    """What a traceback says last, in our words if it is an error of ours."""
-    message = ""
-    for line in lines:
-        match = _LAST_LINE.match(line.strip())
-        if match and match["error"].startswith("kraken_bids."):
-            return match["text"]
-        if match and match["error"] != "nipype.pipeline.engine.nodes.NodeExecutionError":
-            message = f"{match['error'].rpartition('.')[2]}: {match['text']}"
-    return message or "stopped without a message"
 
 
 @contextlib.contextmanager

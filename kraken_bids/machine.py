@@ -5,19 +5,25 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from .cgroups import core_limits, memory_limits
 from .errors import UsageError
 
-#: Environment variables in which schedulers say how many cores a job has, Slurm first.
-CORE_VARIABLES = ("SLURM_CPUS_PER_TASK", "PBS_NCPUS", "NCPUS", "NSLOTS", "LSB_DJOB_NUMPROC")
+#: Environment variables in which schedulers say how many cores a job has on its machine, the most
+#: exact one of each first: Slurm, PBS Pro, Torque, Grid Engine, LSF.
+CORE_VARIABLES = (
+    "SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "PBS_NCPUS", "NCPUS", "PBS_NUM_PPN", "NSLOTS",
+    "LSB_DJOB_NUMPROC",
+)  # fmt: skip
 #: Environment variables with a job's own disk.
 SCRATCH_VARIABLES = ("SLURM_TMPDIR", "PBS_JOBFS", "TMPDIR")
-#: Limits beyond this are "no limit" in cgroup files.
-UNLIMITED_BYTES = 2**60
+#: Part of the memory that is taken where none is asked for.
+MEMORY_SHARE = 0.9
 
 _FACTORS = {"": 1.0, "K": 1e-6, "M": 1e-3, "G": 1.0, "T": 1e3}
 
@@ -56,46 +62,67 @@ def parse_memory(text: str, *, unit: str = "G") -> float:
 def available_cores(environ: Mapping[str, str] = os.environ) -> int:
     """Cores that this process may use: the least of scheduler, cgroup and affinity."""
     limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()]
-    for variable in CORE_VARIABLES:
-        if environ.get(variable, "").isdigit():
-            limits.append(int(environ[variable]))
-            break
-    for quota, period in _cgroup_quotas():
-        limits.append(max(1, quota // period))
+    limits.append(next(filter(None, (_whole(environ, name) for name in CORE_VARIABLES)), None))
+    limits += [max(1, int(cores)) for cores in core_limits()]
     return max(1, min(limit for limit in limits if limit))
 
 
-def _cgroup_quotas() -> list[tuple[int, int]]:
-    root = Path("/sys/fs/cgroup")
-    found = []
-    fields = _read(root / "cpu.max").split()
-    if len(fields) == 2 and fields[0].isdigit():
-        found.append((int(fields[0]), int(fields[1])))
-    quota = _read(root / "cpu" / "cpu.cfs_quota_us")
-    period = _read(root / "cpu" / "cpu.cfs_period_us")
-    if quota.isdigit() and period.isdigit() and int(quota) > 0:
-        found.append((int(quota), int(period)))
-    return found
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
 def available_memory_gb(environ: Mapping[str, str] = os.environ) -> float:
-    """Memory in GB that this process may use: 90 % of the least of scheduler, cgroup and host."""
-    page_size, n_pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
-    limits = [page_size * n_pages / 1e9]
-    if environ.get("SLURM_MEM_PER_NODE", "").isdigit():
-        limits.append(int(environ["SLURM_MEM_PER_NODE"]) * 1024**2 / 1e9)
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        text = _read(Path("/sys/fs/cgroup") / name)
-        if text.isdigit() and int(text) < UNLIMITED_BYTES:
-            limits.append(int(text) / 1e9)
-    return 0.9 * min(limits)
+    """Memory in GB that this process may use.
+
+    90 % of the least of what scheduler, cgroups, resource limits (``ulimit -v``, by which Grid
+    Engine and Torque hold jobs) and the machine allow.
+    """
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *memory_limits()]
+    limits += _slurm_memory(environ)
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limits.append(soft)
+    return MEMORY_SHARE * min(limits) / 1e9
+
+
+def beyond_limits(
+    n_procs: int, mem_gb: float, environ: Mapping[str, str] = os.environ
+) -> list[str]:
+    """Say what of the threads and memory asked for this process will not get.
+
+    Parameters
+    ----------
+    n_procs
+        Threads in all.
+    mem_gb
+        Memory in GB.
+    environ
+        Environment variables.
+    """
+    told = []
+    cores, memory_gb = available_cores(environ), available_memory_gb(environ) / MEMORY_SHARE
+    if n_procs > cores:
+        told.append(
+            f"--nprocs {n_procs}: job, container or machine lend {cores} core(s); more threads "
+            "than that slow each other down"
+        )
+    if mem_gb > memory_gb:
+        told.append(
+            f"--mem {mem_gb:.3g}G: job, container or machine lend {memory_gb:.3g} GB; steps that "
+            "take more are killed"
+        )
+    return told
+
+
+def _slurm_memory(environ: Mapping[str, str]) -> list[int]:
+    """What Slurm lends on this machine, in bytes; it says it in MiB, in all or for each core."""
+    mebibytes = _whole(environ, "SLURM_MEM_PER_NODE")
+    if not mebibytes:
+        cores = _whole(environ, "SLURM_CPUS_ON_NODE") or _whole(environ, "SLURM_CPUS_PER_TASK")
+        mebibytes = _whole(environ, "SLURM_MEM_PER_CPU") * max(cores, 1)
+    return [mebibytes * 1024**2] if mebibytes else []
+
+
+def _whole(environ: Mapping[str, str], variable: str) -> int:
+    """A whole number; 0 if there is none, which is how Slurm says that there is no limit."""
+    text = environ.get(variable, "")
+    return int(text) if text.isdigit() else 0
 
 
 def default_work_dir(environ: Mapping[str, str] = os.environ) -> Path:

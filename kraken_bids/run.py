@@ -16,7 +16,10 @@ from .boilerplate import methods_text
 from .claims import claimed, remove_leftovers
 from .completion import fingerprint, finished_outputs, is_finished, remove_tree
 from .errors import KrakenBIDSError
+from .machine import beyond_limits
 from .plan import SessionPlan
+from .plugin_file import read_plugin
+from .progress import Progress, steps_by_session
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -134,11 +137,13 @@ def run_participants(settings: Settings, *, action: str = "run", config: str = "
     from .bids.inputs import pairing_table
     from .lambda_search import tell_later_search
     from .scratch import tell_scratch
+    from .status import status_report
 
     work = plan_work(settings)
     plans, keys, done = work.plans, work.keys, work.done
     if action == "status":
-        return _tell_status(plans, done)
+        _log.info("%s", status_report(plans, keys, done, output_dir=settings.output_dir))
+        return EXIT_DONE
     _log.info("%s", pairing_table(plans))
     tell_later_search(settings)
     outcome = Outcome()
@@ -156,6 +161,15 @@ def run_participants(settings: Settings, *, action: str = "run", config: str = "
     outcome.skipped += [plan.label for plan in plans if plan.label in done]
     _tell_changed(todo, keys, settings)
     if todo:
+        _log.info(
+            "%d of %d session(s) to do, with %d thread(s) and %.3g GB of memory",
+            len(todo),
+            len(plans),
+            settings.resources.n_procs,
+            settings.resources.mem_gb,
+        )
+        for warning in beyond_limits(settings.resources.n_procs, settings.resources.mem_gb):
+            _log.warning("%s", warning)
         with claimed(_work_dirs(todo, settings).values()):
             _measure(
                 todo, keys, settings=settings, config=config, outcome=outcome, cohort=work.cohort
@@ -163,6 +177,7 @@ def run_participants(settings: Settings, *, action: str = "run", config: str = "
     _translate_finished(plans, settings=settings, outcome=outcome)
     code = outcome.tell()
     _tell_withheld(plans, settings)
+    _tell_pages(plans, settings)
     return code
 
 
@@ -177,14 +192,6 @@ def session_key(plan: SessionPlan, settings: Settings) -> str:
         settings.flavors,
         *((plan.series, plan.connectomes) if plan.series or plan.connectomes else ()),
     )
-
-
-def _tell_status(plans: Sequence[SessionPlan], done: frozenset[str]) -> int:
-    for plan in plans:
-        state = "done" if plan.label in done else "to do"
-        _log.info("%-24s %s%s", plan.label, state, " (problems)" if plan.problems else "")
-    _log.info("%d of %d done", len(done), len(plans))
-    return EXIT_DONE
 
 
 def _write_dataset(settings: Settings) -> None:
@@ -216,7 +223,8 @@ def _measure(
     from kraken_bids.workflows.base import init_participants_wf, session_wf_name
 
     from .bids.inputs import input_uris
-    from .execution import claim_folder, keep_details, run_workflow
+    from .execution import claim_folder, run_workflow
+    from .failures import keep_details
     from .scratch import check_scratch, forget_released
 
     _tell_compared(settings)
@@ -243,22 +251,26 @@ def _measure(
                 str(log_dir / "graph.dot"), graph2use="colored", format="svg"
             )
     labels = {session_wf_name(plan): plan.label for plan in plans}
-    failures = run_workflow(
-        workflow,
-        resources=settings.resources,
-        crash_dir=settings.work_dir / "crashes" / run_id,
-        log_file=settings.output_dir / "logs" / f"{run_id}.log",
-        plugin=read_plugin(settings.plugin_file),
-        stop_on_first_crash=settings.stop_on_first_crash,
-        resource_monitor=settings.resource_monitor,
-        on_status=Progress(labels, n_steps=len(workflow.list_node_names())),
-    )
+    progress = Progress(labels, steps=steps_by_session(workflow, labels), log_dirs=log_dirs)
+    with progress:
+        failures = run_workflow(
+            workflow,
+            resources=settings.resources,
+            crash_dir=settings.work_dir / "crashes" / run_id,
+            log_file=settings.output_dir / "logs" / f"{run_id}.log",
+            plugin=read_plugin(settings.plugin_file),
+            stop_on_first_crash=settings.stop_on_first_crash,
+            resource_monitor=settings.resource_monitor,
+            on_status=progress,
+        )
     for failure in failures:
         label = next(labels[part] for part in failure.node.split(".") if part in labels)
         kept = keep_details(failure, log_dirs[label])
         step = failure.node.partition(session_wf_name_of(label, labels))[2].strip(".")
         outcome.fail(label, f"{failure.message} [{step}; details: {kept}]")
     failed = {label for label in outcome.failures if label in log_dirs}
+    for label in {labels[part] for f in failures for part in f.node.split(".") if part in labels}:
+        progress.explain(label, outcome.failures[label])
     _write_failed_pages(plans, settings, outcome)
     for plan in plans:
         if is_finished(settings.output_dir, plan.label, keys[plan.label]):
@@ -266,6 +278,13 @@ def _measure(
                 outcome.done.append(plan.label)
             if not settings.keep_work:
                 remove_tree(work_dirs[plan.label])
+        elif plan.label not in failed:
+            outcome.fail(
+                plan.label,
+                "not finished: the run stopped at the first failure (--stop-on-first-crash)"
+                if settings.stop_on_first_crash and failures
+                else "its steps ended without an error, but also without all outputs",
+            )
 
 
 def _tell_changed(plans: Sequence[SessionPlan], keys: dict[str, str], settings: Settings) -> None:
@@ -307,6 +326,16 @@ def _tell_withheld(plans: Sequence[SessionPlan], settings: Settings) -> None:
                 names,
                 atlases[0],
             )
+
+
+def _tell_pages(plans: Sequence[SessionPlan], settings: Settings) -> None:
+    """Say at the end where to look."""
+    pages = [settings.output_dir / f"{plan.label}.html" for plan in plans]
+    drawn = [page for page in pages if page.is_file()]
+    if len(drawn) == 1:
+        _log.info("page: %s", drawn[0])
+    elif drawn:
+        _log.info("pages: %s", settings.output_dir / "sub-*.html")
 
 
 def _as_measured(settings: Settings, plans: Sequence[SessionPlan]) -> Settings:
@@ -351,82 +380,6 @@ def session_dir(root: Path, plan: SessionPlan) -> Path:
     """Folder of a session's outputs."""
     folder = root / f"sub-{plan.participant}"
     return folder / f"ses-{plan.session}" if plan.session else folder
-
-
-def read_plugin(plugin_file: Path | None) -> dict[str, object] | None:
-    """Read ``--use-plugin``: JSON with ``plugin`` and ``plugin_args``.
-
-    Raises
-    ------
-    InputError
-        If the file is not such JSON.
-    """
-    import json
-
-    from .errors import InputError
-
-    if plugin_file is None:
-        return None
-    try:
-        content = json.loads(plugin_file.read_text("utf-8"))
-        return {"plugin": content["plugin"], "plugin_args": content.get("plugin_args", {})}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(
-            f"{plugin_file} is not a plugin description: {error}",
-            where="--use-plugin",
-            fix='Write it as {"plugin": "MultiProc", "plugin_args": {"n_procs": 4}}.',
-        ) from error
-
-
-#: A line is printed whenever so many percent more of the steps are done.
-PROGRESS_PERCENT = 20
-
-
-class Progress:
-    """Tell of finished sessions as they come, and now and then of the time left.
-
-    Parameters
-    ----------
-    labels
-        Session by the name of its workflow.
-    n_steps
-        Nodes of all workflows; the time left is judged by those that are done.
-    """
-
-    def __init__(self, labels: dict[str, str], *, n_steps: int) -> None:
-        self._labels = labels
-        self._n_steps = n_steps
-        self._start = time.monotonic()
-        self._n_sessions_done = 0
-        self._n_steps_done = 0
-        self._next_percent = float(PROGRESS_PERCENT)
-
-    def __call__(self, node: str, status: str) -> None:
-        """Take note of one event."""
-        parts = node.split(".")
-        label = next((self._labels[part] for part in parts if part in self._labels), "")
-        if status == "exception":
-            _log.warning("%s: %s failed", label, ".".join(parts[-2:]))
-            return
-        _log.debug("%s: %s %s", label, ".".join(parts[-2:]), status)
-        if status != "end":
-            return
-        self._n_steps_done += 1
-        if parts[-1] == "finish":
-            self._n_sessions_done += 1
-            _log.info("%s done (%d of %d)", label, self._n_sessions_done, len(self._labels))
-        self._tell_time_left()
-
-    def _tell_time_left(self) -> None:
-        percent = 100 * self._n_steps_done / self._n_steps
-        if percent >= self._next_percent and percent < 100:
-            self._next_percent = percent - percent % PROGRESS_PERCENT + PROGRESS_PERCENT
-            left = (time.monotonic() - self._start) * (100 / percent - 1)
-            _log.info("%.0f %% of the steps done, about %s left", percent, _minutes(left))
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def _write_failed_pages(

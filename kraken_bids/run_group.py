@@ -33,7 +33,9 @@ from .lambda_search import (
     tell_unchosen,
 )
 from .plan import CohortSession, LambdaSearchPlan, SessionPlan
-from .run import EXIT_DONE, Fail, Outcome, Progress, new_run_id, read_plugin
+from .plugin_file import read_plugin
+from .progress import Progress, steps_by_session
+from .run import EXIT_DONE, Fail, Outcome, new_run_id
 from .settings import Settings, TranslationOptions
 
 _log = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ def prediction_dir(settings: Settings) -> Path:
 
 def run_group(settings: Settings, *, action: str = "run", config: str = "") -> int:
     """Adapt, encode, fuse and decode the connectomes of all finished participants."""
+    from .status import group_status
+
     dataset_dir = prediction_dir(settings)
     everything = find_all_connectomes(settings)
     sessions = of_flavors(everything, settings.flavors)
@@ -68,7 +72,7 @@ def run_group(settings: Settings, *, action: str = "run", config: str = "") -> i
     if search:
         tell_search(search, sessions)
     if action == "status":
-        _log.info("%s: %s", dataset_dir, "done" if done else "to do")
+        _log.info("%s", group_status(dataset_dir, GROUP, is_done=done))
         return EXIT_DONE
     if action == "dry_run":
         _log.info("dry run: predictions would go to %s", dataset_dir)
@@ -90,6 +94,15 @@ def run_group(settings: Settings, *, action: str = "run", config: str = "") -> i
     if not outcome.failures:
         _log.info("page: %s", dataset_dir / "group.html")
     return outcome.tell()
+
+
+def is_group_done(settings: Settings) -> bool:
+    """Whether the predictions of this cohort and model are there; raises as a run would."""
+    everything = find_all_connectomes(settings)
+    sessions = of_flavors(everything, settings.flavors)
+    options, search = check_cohort(settings, everything, fetch=False)
+    key = translation_key(sessions, options, search)
+    return is_finished(prediction_dir(settings), GROUP, key)
 
 
 def _work_dir(settings: Settings) -> Path:
@@ -317,7 +330,8 @@ def _translate(
     from kraken_bids.workflows.group import init_group_wf
 
     from .bids.dataset import write_prediction_dataset
-    from .execution import claim_folder, keep_details, run_workflow
+    from .execution import claim_folder, run_workflow
+    from .failures import keep_details
     from .model.krakencoder import resolve_device
 
     # Asking CUDA itself would leave it started, which worker processes do not survive.
@@ -353,22 +367,26 @@ def _translate(
     workflow.base_dir = str(settings.work_dir)
     if settings.write_graph:
         workflow.write_graph(str(log_dir / "graph.dot"), graph2use="colored", format="svg")
-    failures = run_workflow(
-        workflow,
-        resources=settings.resources,
-        crash_dir=settings.work_dir / "crashes" / run_id,
-        log_file=settings.output_dir / "logs" / f"{run_id}.log",
-        plugin=read_plugin(settings.plugin_file),
-        n_gpus=int(device.startswith("cuda")),
-        stop_on_first_crash=settings.stop_on_first_crash,
-        resource_monitor=settings.resource_monitor,
-        on_status=Progress({workflow.name: GROUP}, n_steps=len(workflow.list_node_names())),
-    )
+    labels = {workflow.name: GROUP}
+    steps = steps_by_session(workflow, labels)
+    with Progress(labels, steps=steps, log_dirs={GROUP: log_dir}) as progress:
+        failures = run_workflow(
+            workflow,
+            resources=settings.resources,
+            crash_dir=settings.work_dir / "crashes" / run_id,
+            log_file=settings.output_dir / "logs" / f"{run_id}.log",
+            plugin=read_plugin(settings.plugin_file),
+            n_gpus=int(device.startswith("cuda")),
+            stop_on_first_crash=settings.stop_on_first_crash,
+            resource_monitor=settings.resource_monitor,
+            on_status=progress,
+        )
     for failure in failures:
         kept = keep_details(failure, log_dir)
         step = failure.node.rpartition(".")[2]
         outcome.fail(GROUP, f"{failure.message} [{step}; details: {kept}]")
     if failures:
+        progress.explain(GROUP, outcome.failures[GROUP])
         return
     for label, message in marked_problems(dataset_dir, GROUP):
         outcome.fail(label, message)

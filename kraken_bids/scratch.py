@@ -7,7 +7,6 @@ so that only those of the sessions that are tracked at a time are there together
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,14 +15,20 @@ from pathlib import Path
 
 from .completion import remove_tree
 from .errors import KrakenBIDSError, ResourceError
-from .plan import DiffusionRun, SessionPlan
+from .plan import DiffusionRun, FunctionalRun, SessionPlan
 from .settings import Settings
+from .storage import load_json
 
 _log = logging.getLogger(__name__)
 
 #: FODs of three tissues with their responses, labels, tissues and small files of a session, in
 #: bytes per voxel of the series: 47 coefficients and 3 copies of other images, of 4 bytes each.
 OTHER_BYTES_PER_VOXEL = 200
+#: Series, connectomes and labels of a functional run, measured with three atlases: 26 bytes for
+#: each volume and region, and 5 MB.
+FUNCTIONAL_BYTES, FUNCTIONAL_BYTES_PER_VALUE = 5_000_000, 26
+#: Less room than that is not worth a line.
+TOLD_BYTES = 100_000_000
 #: What unpacking multiplies the size of a tractogram by, by its ending: guesses from above.
 UNPACKED = {".gz": 1.3, ".trk": 1.0, ".trx": 2.2, ".tck": 0.0}
 
@@ -69,6 +74,7 @@ def estimate_scratch(plans: Sequence[SessionPlan], settings: Settings) -> Scratc
     for plan in plans:
         tractograms.append(sum(_tractogram_bytes(run, settings) for run in plan.diffusion))
         other += sum(_other_bytes(run) for run in plan.diffusion)
+        other += sum(_functional_bytes(run) for run in plan.functional)
     resources = settings.resources
     # One more than can run: the tractograms of a session that is being counted.
     n_at_once = min(len(plans), resources.n_procs // max(resources.omp_nthreads, 1) + 1)
@@ -101,16 +107,29 @@ def _other_bytes(run: DiffusionRun) -> int:
     """Room of a run's other files: the series as 32-bit numbers, FODs, and so on."""
     import math
 
-    import nibabel as nib
+    from .image_loading import UNREADABLE, load_image
 
     if run.dwi_file is None:
         return 2 * _size(run.fod_file) if run.fod_file else 0
     try:
-        shape: tuple[int, ...] = nib.load(run.dwi_file).shape  # type: ignore[attr-defined]
-    except (OSError, ValueError, nib.filebasedimages.ImageFileError):  # told when it is read
+        shape: tuple[int, ...] = load_image(run.dwi_file).shape
+    except UNREADABLE:  # told when it is read
         return 0
     n_voxels = math.prod(shape[:3])
     return n_voxels * (4 * math.prod(shape[3:]) + OTHER_BYTES_PER_VOXEL)
+
+
+def _functional_bytes(run: FunctionalRun) -> int:
+    """Room of a functional run's files; the series itself is never copied."""
+    from .atlases import load_atlas
+    from .image_loading import UNREADABLE, load_image
+
+    try:
+        n_volumes = int(load_image(run.bold_file).shape[-1])
+    except UNREADABLE:  # told when it is read
+        return 0
+    n_regions = sum(load_atlas(atlas).n_regions for atlas in run.atlases)
+    return FUNCTIONAL_BYTES + FUNCTIONAL_BYTES_PER_VALUE * n_volumes * n_regions
 
 
 def _size(file: Path) -> int:
@@ -153,10 +172,13 @@ def check_scratch(
     needed = max(estimate.needed_bytes - used_bytes(work_dirs), 0)
     if estimate.needed_bytes == 0:
         return estimate
-    text = (
-        f"{needed / 1e9:.1f} GB of scratch space ({estimate.largest_bytes / 1e9:.1f} GB for the "
-        f"tractograms of {estimate.n_at_once} session(s) at a time), {free / 1e9:.1f} GB are free"
+    tracked = (
+        f" ({estimate.largest_bytes / 1e9:.1f} GB for the tractograms of {estimate.n_at_once} "
+        "session(s) at a time)"
+        if estimate.largest_bytes
+        else ""
     )
+    text = f"{needed / 1e9:.1f} GB of scratch space{tracked}, {free / 1e9:.1f} GB are free"
     if needed > free:
         raise ResourceError(
             f"the {len(plans)} session(s) need about {text}",
@@ -164,7 +186,8 @@ def check_scratch(
             fix="Give a --work-dir on a larger disk, fewer --streamlines, fewer participants a "
             "run or a smaller --nprocs.",
         )
-    _log.info("about %s in %s", text, settings.work_dir)
+    level = logging.INFO if needed >= TOLD_BYTES else logging.DEBUG
+    _log.log(level, "about %s in %s", text, settings.work_dir)
     return estimate
 
 
@@ -181,12 +204,17 @@ def forget_released(work_dirs: Mapping[Path, str]) -> None:
     for work_dir, key in work_dirs.items():
         for marker in sorted(work_dir.rglob(RELEASED)):
             try:
-                content = json.loads(marker.read_text("utf-8"))
+                content = load_json(marker)
             except (OSError, ValueError):
+                content = {}
+            if not isinstance(content, dict):
                 content = {}
             if content.get("key") == key:
                 continue
-            inside = [Path(file) for file in content.get("files", ())]
-            for file in (path for path in inside if work_dir in path.parents):
+            listed = content.get("files")
+            inside = [Path(str(file)) for file in (listed if isinstance(listed, list) else ())]
+            # A marker is a file that anyone may edit: nothing outside the folder is touched.
+            root = work_dir.resolve()
+            for file in (path for path in inside if root in path.resolve().parent.parents):
                 remove_tree(file.parent)
             remove_tree(marker.parent)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Running graphs: failures are told, the rest goes on, killed workers are noticed."""
 
+import io
+import logging
 import os
 import signal
 import subprocess
@@ -11,9 +13,11 @@ from pathlib import Path
 import pytest
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
+from nipype.utils.filemanip import loadpkl
 
+from kraken_bids.console import EVERYTHING
 from kraken_bids.errors import ResourceError
-from kraken_bids.execution import claim_folder, descendants, run_workflow
+from kraken_bids.execution import THREAD_VARIABLES, claim_folder, descendants, run_workflow
 from kraken_bids.settings import Resources
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # forking in nipype's pool
@@ -77,6 +81,101 @@ def make_workflow(tmp_path, **functions):
     for name in functions:
         workflow.get_node(name).inputs.x = 1
     return workflow
+
+
+def count_threads(x):
+    """Say how many threads each library would take, those loaded before and those to come."""
+    import os
+    import subprocess
+    import sys
+
+    import numpy as np
+    import torch
+    from threadpoolctl import threadpool_info
+
+    np.ones((200, 200)) @ np.ones((200, 200))
+    code = (
+        "import numpy, threadpoolctl; "
+        "print(*{pool['num_threads'] for pool in threadpoolctl.threadpool_info()})"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return {
+        "variables": {v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},
+        "pools": {pool["num_threads"] for pool in threadpool_info()},
+        "torch": torch.get_num_threads(),
+        "program": set(map(int, child.stdout.split())),
+    }
+
+
+def test_libraries_keep_to_their_threads(tmp_path, monkeypatch):
+    for name in THREAD_VARIABLES:  # as a person's or a site's profile may have set them
+        monkeypatch.setenv(name, "7")
+    workflow = make_workflow(tmp_path, count=count_threads)
+    failures = run_workflow(
+        workflow,
+        resources=Resources(n_procs=2, omp_nthreads=1),
+        crash_dir=tmp_path / "crashes",
+    )
+    assert not failures
+    found = loadpkl(tmp_path / "test_wf" / "count" / "result_count.pklz").outputs.y
+    assert found["variables"] == {"1"}
+    assert found["torch"] == 1
+    assert found["pools"] == found["program"] == {1}
+    assert os.environ["MKL_NUM_THREADS"] == "7"  # as before the run
+
+
+def test_sessions_are_ended_one_after_the_other(tmp_path):
+    workflow = pe.Workflow(name="test_wf", base_dir=str(tmp_path))
+    for session in ("a_wf", "b_wf", "c_wf"):
+        steps = [
+            pe.Node(niu.Function(function=double, output_names=["y"]), name=f"step_{number}")
+            for number in range(3)
+        ]
+        steps[0].inputs.x = 1
+        inner = pe.Workflow(name=session)
+        inner.connect([(steps[0], steps[1], [("y", "x")]), (steps[1], steps[2], [("y", "x")])])
+        workflow.add_nodes([inner])
+    done = []
+    run_workflow(
+        workflow, resources=Resources(n_procs=1), crash_dir=tmp_path / "crashes",
+        on_status=lambda node, status: done.append(node) if status == "end" else None,
+    )  # fmt: skip
+    assert done == [
+        f"test_wf.{name}_wf.step_{number}" for name in "abc" for number in range(3)
+    ]  # fmt: skip
+
+
+def test_steps_at_a_time_need_no_more_than_the_limit(tmp_path):
+    names = ("a", "b", "c", "d")
+    workflow = make_workflow(tmp_path, **dict.fromkeys(names, double))
+    for name in names:
+        workflow.get_node(name)._mem_gb = 1.0
+    at_work, most = set(), 0
+
+    def watch(node, status):
+        nonlocal most
+        at_work.add(node) if status == "start" else at_work.discard(node)
+        most = max(most, len(at_work))
+
+    failures = run_workflow(
+        workflow, resources=Resources(n_procs=4, mem_gb=2.5), crash_dir=tmp_path / "crashes",
+        on_status=watch,
+    )  # fmt: skip
+    assert not failures
+    assert most == 2
+
+
+def test_step_larger_than_the_limit_is_told_before_the_start(tmp_path, caplog):
+    workflow = make_workflow(tmp_path, small=double, large=double)
+    workflow.get_node("large")._mem_gb = 3.5
+    failures = run_workflow(
+        workflow, resources=Resources(mem_gb=2.0), crash_dir=tmp_path / "crashes"
+    )
+    assert not failures
+    (told,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert told.startswith("step 'large' needs about 3.5 GB, the limit is 2 GB (--mem)")
 
 
 def test_failure_is_told_in_its_own_words_and_the_others_go_on(tmp_path):
@@ -148,6 +247,19 @@ def test_worker_killed_while_idle_does_no_harm(tmp_path):
     assert not failures
 
 
+@pytest.mark.parametrize("level", [logging.DEBUG, EVERYTHING])
+def test_log_of_nipype_is_told_only_where_all_is(tmp_path, log, level):
+    told = io.StringIO()
+    log.handlers = [logging.StreamHandler(told)]
+    log.setLevel(level)
+    run_workflow(
+        make_workflow(tmp_path, good=double), resources=Resources(n_procs=1),
+        crash_dir=tmp_path / "crashes", log_file=tmp_path / "run.log",
+    )  # fmt: skip
+    assert "[Node] Executing" in (tmp_path / "run.log").read_text()
+    assert ("[MultiProc]" in told.getvalue()) == (level == EVERYTHING)
+
+
 def test_undisturbed_run_has_no_failures(tmp_path):
     workflow = make_workflow(tmp_path, good=double)
     assert not run_workflow(workflow, resources=Resources(), crash_dir=tmp_path / "crashes")
@@ -172,3 +284,11 @@ def test_living_run_in_a_work_folder_is_respected(tmp_path):
             assert other.pid in descendants(os.getpid())
         finally:
             other.kill()
+
+
+def test_parts_of_a_step_are_run_like_steps(tmp_path):
+    workflow = pe.Workflow(name="test_wf", base_dir=str(tmp_path))
+    many = pe.MapNode(niu.Function(function=double, output_names=["y"]), ["x"], name="many")
+    many.inputs.x = [1, 2, 3]
+    workflow.add_nodes([many])
+    assert not run_workflow(workflow, resources=Resources(n_procs=2), crash_dir=tmp_path / "c")

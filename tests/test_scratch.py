@@ -16,7 +16,7 @@ import pytest
 
 from kraken_bids.errors import ResourceError
 from kraken_bids.interfaces.tractography import RELEASED, ReleaseFiles, hollow_out
-from kraken_bids.plan import DiffusionRun, SessionPlan
+from kraken_bids.plan import DiffusionRun, FunctionalRun, LabelSource, SessionPlan
 from kraken_bids.scratch import (
     check_scratch,
     estimate_scratch,
@@ -111,7 +111,23 @@ def test_what_an_earlier_run_left_is_not_asked_for_again(tmp_path, monkeypatch):
         check_scratch(plans(tmp_path, 1), settings(tmp_path, n_streamlines=1000))
 
 
-def test_functional_sessions_ask_for_nothing(tmp_path, caplog):
+def test_functional_runs_take_little_for_each_volume_and_region(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    labels = tuple(LabelSource(name, tmp_path / "x.nii.gz", "T1w") for name in ("fs86", "shen268"))
+    file = write_series(tmp_path / "bold.nii.gz")  # 20 volumes
+    run = FunctionalRun((("sub", "01"),), "T1w", "", file, file, None, None, 2.0, labels, None)
+    sessions = [SessionPlan(f"{number:02d}", None, functional=(run, run)) for number in range(50)]
+    estimate = check_scratch(sessions, settings(tmp_path))
+    assert estimate.needed_bytes == 100 * (5_000_000 + 26 * 20 * (86 + 268))
+    assert "about 0.5 GB of scratch space, " in caplog.text
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(GB, GB, GB // 10))
+    with pytest.raises(
+        ResourceError, match=r"50 session\(s\) need about 0\.5 GB of scratch space, "
+    ):
+        check_scratch(sessions, settings(tmp_path))
+
+
+def test_sessions_without_series_ask_for_nothing(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     check_scratch([SessionPlan("01", None)], settings(tmp_path))
     assert caplog.text == ""

@@ -12,7 +12,7 @@ from .values import existing_file
 #: Options that say what to do, not how: they are no part of a configuration file.
 ACTIONS = frozenset({
     "dry_run", "status", "reports_only", "boilerplate_only", "config_file", "verbose", "quiet",
-    "notrack", "skip_bids_validation", "bids_dir", "output_dir", "level",
+    "notrack", "skip_bids_validation", "bids_dir", "output_dir", "level", "print_completion",
 })  # fmt: skip
 
 

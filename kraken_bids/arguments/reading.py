@@ -18,6 +18,7 @@ from ..machine import (
     missing_five_tissue_programs,
     parse_memory,
 )
+from ..plugin_file import check_plugin, read_plugin
 from ..settings import Resources, Settings
 from .config import apply_config
 from .functional import read_functional, read_regularization
@@ -106,6 +107,15 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
     reader.read(lambda: _check_denoising(settings), None)
     reader.read(lambda: _check_folders(settings), None)
     reader.read(lambda: _check_programs(settings), None)
+    if settings.plugin_file:
+        reader.read(
+            lambda: check_plugin(
+                read_plugin(settings.plugin_file),
+                work_dir=settings.work_dir,
+                is_work_dir_given=bool(n.work_dir),
+            ),
+            None,
+        )
     if len(reader.problems) == 1:
         raise reader.problems[0]
     if reader.problems:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from .. import __version__
 from ..errors import KrakenBIDSError
+from ..parser import Parser, add_completion
 
 EXIT_INTERRUPTED = 130
 
@@ -63,17 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """Make the parser; only the subcommand named in `argv` gets its arguments."""
-    parser = argparse.ArgumentParser(
-        prog="kraken-model", description="Train, convert and use Krakencoder models."
-    )
+def make_parser(argv: Sequence[str], *, is_whole: bool = False) -> argparse.ArgumentParser:
+    """Make the parser; only the subcommand named in `argv` gets its arguments, or all do."""
+    parser = Parser(prog="kraken-model", description="Train, convert and use Krakencoder models.")
     parser.add_argument("--version", action="version", version=__version__)
+    add_completion(parser, parser, values={}, whole=lambda: make_parser((), is_whole=True))
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = next((text for text in argv if not text.startswith("-")), "")
     for row in SUBCOMMANDS:
         command = commands.add_parser(row.name, help=row.help, description=f"{row.help}.")
-        if row.name == chosen:
+        if is_whole or row.name == chosen:
             module = importlib.import_module(f".{row.name}", __package__)
             module.add_arguments(command)
             command.set_defaults(run=module.run)

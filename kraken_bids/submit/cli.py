@@ -47,12 +47,15 @@ def _submit(namespace: argparse.Namespace, parser: argparse.ArgumentParser) -> i
         apply_config(namespace, parser, file=namespace.config_file)
     record = _last_record(namespace, parser)
     namespace = with_absolute_paths(namespace)
-    settings = _check_levels(namespace)
+    settings, last_settings = _check_levels(namespace)
     labels, n_problems = ([], 0) if namespace.level == "group" else _participants(settings)
     if record is not None:
         labels = [label for label in labels if label in record.labels]
-    if not labels and (namespace.level == "participant" or record is not None):
+    if not labels and namespace.level == "participant":
         _log.info("nothing to submit: all participants are done")
+        return 0
+    if not labels and record is not None and _is_group_done(last_settings):
+        _log.info("nothing to submit: all participants and the group level are done")
         return 0
     submission = plan_submission(namespace, labels, settings=settings, run_id=new_run_id())
     _warn(submission)
@@ -88,8 +91,15 @@ def _last_record(namespace: argparse.Namespace, parser: argparse.ArgumentParser)
     return record
 
 
-def _check_levels(namespace: argparse.Namespace) -> Settings:
-    """Check the options of all levels as their jobs will; gives the settings of the first."""
+def _is_group_done(settings: Settings) -> bool:
+    """Whether the group level has nothing left to do; raises what its job would."""
+    from ..run_group import is_group_done
+
+    return is_group_done(settings)
+
+
+def _check_levels(namespace: argparse.Namespace) -> tuple[Settings, Settings]:
+    """Check the options of all levels as their jobs will; the settings of the first and last."""
     from ..arguments import settings_from
     from .submission import fill_resources
 
@@ -110,7 +120,7 @@ def _check_levels(namespace: argparse.Namespace) -> Settings:
                 where="--model",
                 fix=f"Run kraken-model fetch {name} first.",
             )
-    return checked[0]
+    return checked[0], checked[-1]
 
 
 def _participants(settings: Settings) -> tuple[list[str], int]:

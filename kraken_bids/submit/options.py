@@ -170,7 +170,9 @@ def level_options(
     parser
         The parser of ``kraken-bids``; its defaults stand for what concerns the other level.
     """
-    known = {action.dest for action in parser._actions} - {"help", "version"}  # noqa: SLF001
+    actions = parser._actions  # noqa: SLF001
+    # Those that print something and leave have no value.
+    known = {action.dest for action in actions if action.default is not argparse.SUPPRESS}
     chosen: dict[str, Any] = {name: getattr(namespace, name) for name in sorted(known)}
     chosen |= {"level": level, "dry_run": False, "config_file": None}
     if level == "participant":

@@ -6,16 +6,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from kraken_bids.atlases import load_atlas
 from kraken_bids.connectome.edges import n_edges
 from kraken_bids.flavors import CORE_FLAVORS
+from tests.app.slurm import Slurm, running_slurm
 
 #: Few, but enough for 439 regions to have some; the same number for each algorithm.
 N_STREAMLINES = 3000
@@ -164,3 +166,49 @@ def expected() -> Callable[[str, Sequence[str]], list[str]]:
         })
 
     return names
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """A running Slurm."""
+    with running_slurm(tmp_path_factory.mktemp("slurm")) as started:
+        yield started
+
+
+@pytest.fixture
+def lab(slurm: Slurm) -> Slurm:
+    """Slurm, with no jobs that other tests have left."""
+    slurm.forget()
+    return slurm
+
+
+@pytest.fixture
+def study(demo_data: Path, tmp_path: Path) -> Path:
+    """A data set of its own, of links: files may be replaced."""
+    root = tmp_path / "study"
+    root.mkdir()
+    for path in sorted(demo_data.rglob("*")):
+        target = root / path.relative_to(demo_data)
+        if path.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+        else:
+            target.symlink_to(path)
+    return root
+
+
+def damage(study: Path, participant: str) -> Callable[[], None]:
+    """Empty a participant's brain masks; gives what undoes it."""
+    masks = {}
+    for path in study.glob(f"derivatives/fmriprep/sub-{participant}/func/*-brain_mask.nii.gz"):
+        masks[path] = path.readlink()
+        image = nib.load(path)
+        path.unlink()
+        nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), path)
+    assert masks
+
+    def mend() -> None:
+        for path, original in masks.items():
+            path.unlink()
+            path.symlink_to(original)
+
+    return mend
