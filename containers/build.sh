@@ -3,16 +3,19 @@
 # where no registry of images can be reached, on a base image made here from Debian's packages.
 #
 #   containers/build.sh build [TAG] [OPTION...]   base image if need be, then ../Dockerfile
+#   containers/build.sh base FILE                 the base image alone, as an archive
 #   containers/build.sh run ARGUMENT...           podman run, with the settings of the build
 #   containers/build.sh save TAG FILE             the image as an archive, for Apptainer
-#   containers/build.sh remove TAG                the image and its layers
+#   containers/build.sh remove [TAG...]           images, what was kept of their build, the stand-in
 #
 # Needs root, podman, buildah and runc; mmdebstrap for the stand-in of the base image.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 base=docker.io/library/python:3.11-slim-bookworm
+stand_in=localhost/kraken-bids-base
 lab=$(mktemp -d)
 trap 'rm -rf "$lab"' EXIT
+source containers/lend_pip_settings.sh
 
 say() { printf 'image: %s\n' "$*" >&2; }
 
@@ -28,23 +31,6 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 CONF
 export CONTAINERS_CONF=$lab/containers.conf
-
-# What pip needs here (settings, certificates, folders with wheels) is lent to the build: mounted,
-# so that nothing of it stays in the image.
-lent=()
-lend_pip_settings() {
-    local folder files=(/etc/pip.conf "$HOME/.pip/pip.conf" "$HOME/.config/pip/pip.conf")
-    for folder in /etc/ssl/certs /usr/local/share/ca-certificates; do
-        [ ! -d "$folder" ] || lent+=(-v "$folder:$folder:ro")
-    done
-    # One section of that name only: pip refuses a second one.
-    { cat "${files[@]}" 2>/dev/null || true; } | awk '!(/^\[global\]/ && seen++)' > "$lab/pip.conf"
-    lent+=(-v "$lab/pip.conf:/etc/pip.conf:ro")
-    while read -r folder; do
-        [ ! -d "$folder" ] || lent+=(-v "$folder:$folder:ro")
-    done < <(grep -v '^#' "$lab/pip.conf" | grep -oE '(file://|[= ])/[A-Za-z0-9._/-]+' \
-        | sed -E 's#^(file://|[= ])##; s#/simple/?$##' | sort -u)  # an index lies beside its files
-}
 
 # A Debian 12 with its own Python 3.11 where python:3.11-slim-bookworm would have another build.
 make_stand_in() {
@@ -63,25 +49,57 @@ make_stand_in() {
         ln -s /usr/bin/python3 /usr/local/bin/python
         ln -s /usr/bin/pip3 /usr/local/bin/pip'
     buildah config --cmd python3 "$container"
-    buildah commit -q --rm "$container" "$base" >/dev/null
+    buildah commit -q --rm "$container" "$stand_in" >/dev/null
+}
+
+# Have a base image, the official one if possible, and set its name.
+find_base() {
+    if podman image exists "$base" || timeout 60 podman pull -q "$base" >/dev/null 2>&1; then
+        return
+    fi
+    base=$stand_in
+    podman image exists "$base" || make_stand_in
 }
 
 build() {
-    local tag=${1:-localhost/kraken-bids}
-    [ $# -eq 0 ] || shift
-    podman image exists "$base" || timeout 60 podman pull -q "$base" >/dev/null 2>&1 \
-        || make_stand_in
-    lend_pip_settings
-    buildah bud --pull-never --format docker "${lent[@]}" "$@" -t "$tag" . >&2
+    local tag=localhost/kraken-bids lent=() pair
+    case "${1:-}" in "" | -*) ;; *) tag=$1; shift ;; esac
+    find_base
+    while read -r pair; do lent+=(-v "$pair:ro"); done < <(lend_pip_settings "$lab")
+    buildah bud --layers --pull-never --format docker "${lent[@]}" \
+        --build-arg "BASE=$base" \
+        --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+        --build-arg "CREATED=$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$@" -t "$tag" . >&2
     say "$tag: $(podman image inspect --format '{{.Size}}' "$tag") bytes"
+}
+
+# Apptainer binds only to what is there: the archive has empty places for what pip needs here.
+save_base() {
+    local container mounted from to
+    find_base
+    container=$(buildah from --pull-never "$base")
+    mounted=$(buildah mount "$container")
+    while IFS=: read -r from to; do
+        if [ -d "$from" ]; then mkdir -p "$mounted$to"; else touch "$mounted$to"; fi
+    done < <(lend_pip_settings "$lab")
+    buildah umount "$container" >/dev/null
+    buildah commit -q --rm "$container" "docker-archive:$1:kraken-bids-base" >/dev/null
+}
+
+remove() {
+    [ $# -eq 0 ] || podman rmi -f "$@" >/dev/null
+    podman images -aq --filter label=kraken-bids.build --filter dangling=true | sort -u \
+        | xargs -r podman rmi -f >/dev/null
+    ! podman image exists "$stand_in" || podman rmi -f "$stand_in" >/dev/null
 }
 
 command=${1:-}
 [ $# -eq 0 ] || shift
 case "$command" in
     build) build "$@" ;;
+    base) save_base "$1" ;;
     run) podman run --rm "$@" ;;
     save) podman save -q --format docker-archive -o "$2" "$1" ;;
-    remove) podman rmi -f "$1" >/dev/null ;;
+    remove) remove "$@" ;;
     *) sed -n 's/^# \{0,1\}//p; /^set/q' "containers/build.sh" >&2; exit 2 ;;
 esac

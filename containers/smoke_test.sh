@@ -10,7 +10,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 say "programs"
-for program in kraken-bids kraken-model kraken-demo; do
+for program in kraken-bids kraken-model kraken-submit kraken-demo; do
     "$program" --version >/dev/null
     "$program" --help >/dev/null
 done
@@ -18,10 +18,14 @@ for program in mrconvert dwi2response dwi2fod tckgen tck2connectome tckmap; do
     command -v "$program" >/dev/null || { say "MRtrix3's $program is missing"; exit 1; }
 done
 tckgen -version >/dev/null
+/run.py --version >/dev/null
+
+say "atlases and models in the image: $(ls -x /opt/kraken-bids/resources)"
 
 say "parts"
 python - <<'PYTHON'
 import importlib
+import json
 import pkgutil
 import sys
 
@@ -34,6 +38,8 @@ import matplotlib.figure
 import nilearn
 import torch
 
+with open("/opt/kraken-bids/boutiques.json") as stream:
+    assert json.load(stream)["tool-version"] == kraken_bids.__version__
 print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, GPU: {torch.cuda.is_available()}")
 PYTHON
 

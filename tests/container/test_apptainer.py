@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+"""Apptainer images, built and run by an ordinary user: of Docker's image, and from scratch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+from kraken_bids import __version__
+
+pytestmark = pytest.mark.container
+
+#: Fast to pack; a published image is worth the time of more.
+PACKING = "-comp zstd -Xcompression-level 1"
+SHUT = ["--containall", "--cleanenv", "--net", "--network", "none"]
+
+
+@pytest.fixture(scope="session")
+def share(tmp_path_factory):
+    """Folder that the user has as ``/share``."""
+    return tmp_path_factory.mktemp("apptainer") / "share"
+
+
+@pytest.fixture(scope="session")
+def user(share, builder, run):
+    """Run a command as an ordinary user who has Apptainer; give what it said."""
+    script = builder.with_name("apptainer.sh")
+    environment = os.environ | {"KRAKEN_APPTAINER": str(share.parent)}
+    run(script, "install", env=environment)
+    yield lambda *words: run(script, "user", *words, env=environment)
+    run(script, "remove", env=environment)
+
+
+@pytest.fixture(scope="session")
+def build(user, share):
+    """Build an image, and run its ``%test``; give its path and what was said."""
+
+    def make(name, definition, *options, **arguments):
+        given = [
+            word for pair in arguments.items() for word in ("--build-arg", "{}={}".format(*pair))
+        ]
+        told = user(
+            "env", "--chdir=/source", "apptainer", "build", "--fakeroot", "--mksquashfs-args",
+            PACKING, *options, *given, f"/share/{name}.sif", definition,
+        )  # fmt: skip
+        return f"/share/{name}.sif", told
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sif(build, builder, image, share, run):
+    """Of Docker's image, which arrives as an archive."""
+    run(builder, "save", image, share / "image.tar")
+    path, told = build(
+        "docker", "Singularity.def", BOOTSTRAP="docker-archive", IMAGE="/share/image.tar"
+    )
+    (share / "image.tar").unlink()
+    assert "smoke test: passed" in told
+    return path
+
+
+@pytest.fixture(scope="session")
+def scratch_sif(build, builder, share, user, run, resources):
+    """From scratch, where no registry of images is needed: on the same base as Docker's."""
+    run(builder, "base", share / "base.tar")
+    user("true")  # lends what pip needs here
+    lent = (share.parent / "lent").read_text("utf-8").split()
+    binds = [word for pair in lent for word in ("--bind", pair.partition(":")[2])]
+    path, told = build(
+        "scratch", "containers/scratch.def", *binds, "--bind", "/source/resources:/mnt",
+        BOOTSTRAP="docker-archive", IMAGE="/share/base.tar", RESOURCES=resources,
+    )  # fmt: skip
+    (share / "base.tar").unlink()
+    assert "smoke test: passed" in told
+    return path
+
+
+def test_labels_and_help_say_what_it_is(user, sif):
+    labels = json.loads(user("apptainer", "--quiet", "inspect", "--json", "--labels", sif))
+    labels = labels["data"]["attributes"]["labels"]
+    assert labels["org.opencontainers.image.title"] == "kraken-bids"
+    assert labels["org.opencontainers.image.version"] == __version__
+    assert "kraken-bids.sif /data /out participant" in user(
+        "apptainer", "--quiet", "run-help", sif
+    )
+
+
+def test_both_levels_without_network_or_home(user, sif, share, study, model):
+    """As the README says, and what kraken-submit writes into its jobs."""
+    for name, source in (("data", study), ("model", model)):
+        shutil.copytree(source, share / name)
+    user("mkdir", "/share/out", "/share/work")
+    binds = ["data:/data:ro", "model:/model:ro", "out:/out", "work:/scratch"]
+    command = [
+        "apptainer", "--quiet", "run", *SHUT, *(word for bind in binds for word in ("-B", bind)),
+        sif, "/data", "/out",
+    ]  # fmt: skip
+    user(
+        *command, "participant", "--modality", "func", "-w", "/scratch",
+        "--pcorr-lambda", "fs86=0.06", "shen268=0.06", "coco439=0.06",
+    )  # fmt: skip
+    told = user(
+        *command, "group", "--model", "/model", "--output-label", "demo", "--adaptation", "none",
+        "-w", "/scratch",
+    )  # fmt: skip
+    assert "1 done" in told
+    # 3 kinds of functional connectomes, 3 atlases, 2 participants
+    assert len(list(share.glob("out/sub-*/func/*_relmat.tsv"))) == 18
+    assert (share / "out" / "derivatives" / "krakencoder-demo" / "group.html").is_file()
+
+
+def test_image_from_scratch_is_the_same(user, sif, scratch_sif):
+    """The same packages and resources, found by the same variables."""
+    for words in (
+        ["pip", "list", "--format=freeze"],
+        ["sh", "-c", "cd /opt/kraken-bids && ls -R resources && cat boutiques.json smoke_test.sh"],
+        ["sh", "-c", "env | grep -E 'KRAKEN|NO_ET|PYTHON|MPL|NIPYPE|XDG' | sort"],
+        ["dpkg-query", "-W", "mrtrix3"],
+        ["ls", "-l", "/run.py", "/usr/local/bin/kraken-model"],
+    ):
+        both = [
+            user("apptainer", "--quiet", "exec", *SHUT, path, *words)
+            for path in (sif, scratch_sif)
+        ]
+        assert both[0] == both[1]
+        assert both[0]
+
+
+def test_image_from_scratch_runs(user, scratch_sif):
+    told = user("apptainer", "--quiet", "run", *SHUT, scratch_sif, "--version")
+    assert told.strip() == f"kraken-bids {__version__}"
