@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError, ResourceError, UsageError, suggest
+from ..storage import load_json
 from .card import CARD_NAME, is_written_by_hand, projection_card
 from .storage import CONFIG_NAME, file_sha256, replaced_dir, write_arrays
 from .transform_files import modern_name, read_transforms
@@ -36,9 +37,9 @@ class PCAProjection:
     Parameters
     ----------
     mean_
-        (n_features_in_,), float32: mean connectome of the training participants.
+        (`n_features_in_`,), float32: mean connectome of the training participants.
     components_
-        (n_components, n_features_in_), float32.
+        (n_components, `n_features_in_`), float32.
     input_scale_
         Frobenius norm of the training participants' scores, which scores are divided by.
     output_scale_
@@ -91,7 +92,7 @@ class PCAProjection:
         Parameters
         ----------
         X
-            (n, n_features_in_), upper triangles row by row; NaN where a participant is missing.
+            (n, `n_features_in_`), upper triangles row by row; NaN where a participant is missing.
 
         Returns
         -------
@@ -119,7 +120,7 @@ class PCAProjection:
         Returns
         -------
         NDArray
-            (n, n_features_in_), float32.
+            (n, `n_features_in_`), float32.
 
         Raises
         ------
@@ -420,7 +421,7 @@ def _chosen(flavor: str | None, known: Any, *, where: str) -> str:
 def _read_config(folder: Path) -> dict[str, Any]:
     """Read a folder's config.json."""
     try:
-        config = json.loads((folder / CONFIG_NAME).read_text("utf-8"))
+        config = load_json(folder / CONFIG_NAME)
     except (OSError, ValueError) as error:
         raise ResourceError(
             f"holds neither a projection nor a bundle: {error}",

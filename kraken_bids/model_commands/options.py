@@ -51,8 +51,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a model and the device to compute on."""
     model = parser.add_argument_group("model: a bundle, or the reference program's files")
     model.add_argument("--model", type=Path, metavar="DIR", help="folder of a bundle")
-    model.add_argument("--checkpoint", type=Path, nargs="+", default=[], metavar="F.pt")
-    model.add_argument("--transforms", type=Path, nargs="+", default=[], metavar="F.npy")
+    model.add_argument(
+        "--checkpoint", type=Path, nargs="+", default=[], metavar="F.pt",
+        help="the reference program's checkpoints, in place of a bundle",
+    )  # fmt: skip
+    model.add_argument(
+        "--transforms", type=Path, nargs="+", default=[], metavar="F.npy",
+        help="the reference program's transforms of the checkpoint's flavors",
+    )  # fmt: skip
     model.add_argument("--device", default="auto", help="auto, cpu, or cuda[:n] (default: auto)")
 
 

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What the documentation takes from the code, so that the two cannot disagree."""
