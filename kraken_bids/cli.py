@@ -139,7 +139,8 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--force", action="store_true",
         help="take series of XCP-D, or ready-made ones, that do not fit the recipe of the models, "
-        "too, and mark outputs; track with b-vectors that seem to be wrong",
+        "too, and mark outputs; take b-vectors that seem to be wrong, and labels that seem to "
+        "lie elsewhere in the image",
     )  # fmt: skip
     group.add_argument(
         "--bids-database-dir", metavar="DIR", help="keep pybids' index of the inputs here"

@@ -73,6 +73,8 @@ class FunctionalOptions:
         degrees of freedom there are.
     min_coverage
         Least share of a region's voxels with signal; below it the region counts as missing.
+    force
+        Take labels although they seem to lie elsewhere in the image.
     """
 
     denoising: str = "recipe"
@@ -90,6 +92,7 @@ class FunctionalOptions:
     )
     pcorr_given: tuple[str, ...] = ()
     min_coverage: float = 0.0
+    force: bool = False
 
     def lambda_source(self, atlas: str) -> str:
         """Where the regularisation of an atlas comes from, a value of `LAMBDA_SOURCES`.
@@ -171,11 +174,11 @@ class StructuralOptions:
     keep_tractograms
         Keep the ``.tck`` files beside the connectomes.
     force
-        Track although the b-vectors seem to be wrong.
+        Track although the b-vectors seem to be wrong, or labels to lie elsewhere in the image.
     sift2
         Weigh streamlines by SIFT2, and make connectomes of the sums of weights, too.
     keep_assignments
-        Keep the regions in which each streamline ends: 16 bytes of it in place of some 1500.
+        Keep the regions in which each streamline ends: some 11 bytes of it in place of 1500.
     five_tissue
         A key of `FIVE_TISSUE`, or a file in which ``{participant}`` and ``{session}`` stand for
         labels.

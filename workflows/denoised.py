@@ -61,6 +61,7 @@ def init_denoised_wf(
             reference_file=str(run.bold_file),
             mask_file=str(run.mask_file),
             reference_space=run.space,
+            force=options.force,
         ),
         name="resample_labels",
         mem_gb=RESAMPLE_GB,

@@ -75,6 +75,7 @@ def init_functional_wf(
             reference_file=str(run.bold_file),
             mask_file=str(run.mask_file),
             reference_space=run.space,
+            force=options.force,
         ),
         name="resample_labels",
         mem_gb=RESAMPLE_GB,

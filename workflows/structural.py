@@ -205,7 +205,7 @@ def init_structural_wf(
     labels = _add_labels(workflow, run, options=options)
     placed, unchecked = grid, unchecked_segmentation(run, has_five_tissue=bool(constrained))
     if unchecked is not None:
-        placed = add_placement_check(workflow, unchecked, run, grid=grid)
+        placed = add_placement_check(workflow, unchecked, run, grid=grid, options=options)
     workflow.connect([
         (placed, labels, [("reference_file", "reference_file")]),
         (labels, outputnode, [("labels_files", "labels_files")]),
@@ -361,6 +361,7 @@ def _add_labels(
             label_sources=[plain_label_source(source) for source in run.labels],
             voxel_mm=SLOPPY_NODE_VOXEL_MM if options.sloppy else NODE_VOXEL_MM,
             reference_space=run.space,
+            force=options.force,
         ),
         name="resample_labels",
         mem_gb=RESAMPLE_GB,

@@ -43,7 +43,9 @@ def add_five_tissue(
 ) -> None:
     """Add nodes that make or check the five-tissue image; ``tissues`` hands it on."""
     five_tissue = pe.Node(
-        PrepareFiveTissue(mask_file=str(run.mask_file)), name="five_tissue", mem_gb=1.0
+        PrepareFiveTissue(mask_file=str(run.mask_file), force=options.force),
+        name="five_tissue",
+        mem_gb=1.0,
     )
     workflow.connect([(grid, five_tissue, [("reference_file", "reference_file")])])
     ready, maps = run.five_tissue_file, dict(run.probability_files)
@@ -65,6 +67,7 @@ def add_five_tissue(
                 voxel_mm=SLOPPY_TISSUE_VOXEL_MM if options.sloppy else TISSUE_VOXEL_MM,
                 mask_file=str(run.mask_file),
                 reference_space=run.space,
+                force=options.force,
             ),
             name="resample_tissues",
             mem_gb=RESAMPLE_GB,
@@ -111,7 +114,12 @@ def unchecked_segmentation(run: DiffusionRun, *, has_five_tissue: bool) -> Label
 
 
 def add_placement_check(
-    workflow: pe.Workflow, source: LabelSource, run: DiffusionRun, *, grid: pe.Node
+    workflow: pe.Workflow,
+    source: LabelSource,
+    run: DiffusionRun,
+    *,
+    grid: pe.Node,
+    options: StructuralOptions,
 ) -> pe.Node:
     """Add nodes that look where a segmentation comes to lie; give that which says it is right."""
     resample_segmentation = pe.Node(
@@ -125,7 +133,9 @@ def add_placement_check(
     )
     check_placement = pe.Node(
         CheckPlacement(
-            mask_file=str(run.mask_file), where=", ".join(str(path) for path in source.paths)
+            mask_file=str(run.mask_file),
+            where=", ".join(str(path) for path in source.paths),
+            force=options.force,
         ),
         name="check_placement",
     )

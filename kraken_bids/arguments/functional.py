@@ -66,6 +66,7 @@ def read_functional(n: argparse.Namespace, reader: Reader) -> FunctionalOptions:
         pcorr_lambda=reader.read(lambdas, default.pcorr_lambda),
         pcorr_given=tuple(name for name in atlas_names() if name in _fixed_lambdas(n)),
         min_coverage=reader.read(lambda: read_share(n.min_coverage, "--min-coverage"), 0.0),
+        force=n.force,
     )
     reader.read(lambda: _check_strategy(options), None)
     return options

@@ -51,8 +51,8 @@ LEAST_BRAIN_MM3 = 200_000.0
 #: of the brain that is distorted, or that the mask lacks, decides: then only a warning is given.
 LEAST_COVERED = 0.75
 #: Distance of the centres of left and right regions, along the axis from left to right, from which
-#: sides are taken for swapped; they lie 53 to 60 mm apart.
-SWAPPED_MM = -10.0
+#: sides are taken for swapped: half of what it is in a brain, 53 to 60 mm, the other way round.
+SWAPPED_MM = -27.0
 #: White matter and ventricles, which an atlas leaves out, are no wider than twice this between its
 #: regions, in mm.
 CLOSING_MM = 10.0
@@ -212,6 +212,7 @@ def require_place(
     what: str,
     where: str,
     fix: str,
+    force: bool = False,
 ) -> None:
     """Refuse labels that do not lie where the image has what they name.
 
@@ -221,6 +222,8 @@ def require_place(
         See `measure_misfit`.
     what, where, fix
         The labels, the files and transforms they come from, and what can be done, for messages.
+    force
+        Warn only, whatever the field of view.
 
     Raises
     ------
@@ -240,8 +243,15 @@ def require_place(
         f"{what} lie {misfit.shift_mm:.0f} mm and {misfit.turn_degrees:.0f} degrees off the brain "
         f"in the image (moved so, they agree with it {misfit.gain:.0%} better)"
     )
+    if force:
+        _log.warning("%s: %s. Taken, for --force was given", where, found)
+        return
     if misfit.covered >= LEAST_COVERED:
-        raise InputError(found, where=where, fix=fix)
+        raise InputError(
+            found,
+            where=where,
+            fix=f"{fix} If figures show that they lie well, --force takes them.",
+        )
     _log.warning(
         "%s: %s. The field of view holds %.0f%% of them, too little to be sure: %s",
         where, found, 100 * misfit.covered, fix,

@@ -186,7 +186,9 @@ class _Atlas:
         # The smallest numbers possible: what is looked up here and there should stay in cache.
         small = np.int16 if labels.max() <= np.iinfo(np.int16).max else np.int32
         self._labels, self._there = labels.astype(small).ravel(), there.ravel()
-        known = np.where(there, labels, np.where(_dilate(there, reach), _UNKNOWN, 0))
+        known = np.where(_dilate(there, reach), _UNKNOWN, 0)
+        if ball.always[:1].any():  # so within their own labelled voxel's reach are all its points
+            known = np.where(there, labels, known)
         self._known: NDArray[Any] = known.astype(small).ravel()
         narrow = np.int16 if len(ball.steps) <= np.iinfo(np.int16).max else np.int32
         self._first: NDArray[Any] = np.zeros(labels.size, dtype=narrow)

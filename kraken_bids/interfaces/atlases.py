@@ -207,7 +207,12 @@ def _on_grid(
 
 
 def check_place(
-    sources: Sequence[dict[str, Any]], *, reference: Any, mask_file: Path, data: str
+    sources: Sequence[dict[str, Any]],
+    *,
+    reference: Any,
+    mask_file: Path,
+    data: str,
+    force: bool = False,
 ) -> None:
     """Refuse labels that lie elsewhere in the image, or on the wrong side.
 
@@ -221,6 +226,8 @@ def check_place(
         Brain mask in its space.
     data
         The image, for messages.
+    force
+        Warn only of labels that lie elsewhere.
 
     Raises
     ------
@@ -252,6 +259,7 @@ def check_place(
             kinds, affine, scan, what=what, where=way,
             fix="Look whether the transforms and the label image belong to this participant, this "
             "session and these spaces; after the right ones are given, the run goes on from here.",
+            force=force,
         )  # fmt: skip
 
 
@@ -281,6 +289,7 @@ class _ResampleLabelsInputSpec(BaseInterfaceInputSpec):
     )
     reference_space = traits.Str("", usedefault=True, desc="label of that space, for messages")
     own_file = File(exists=True, desc="label image of the source that has none yet")
+    force = traits.Bool(False, usedefault=True, desc="take labels that seem to lie elsewhere")
 
 
 class _ResampleLabelsOutputSpec(TraitedSpec):
@@ -318,7 +327,10 @@ class ResampleLabels(SimpleInterface):
             (mask,) = resample_together([open_image(mask_file)], affine=affine, shape=shape)
             for item in found:
                 check_overlap(item.labels, mask, atlas=item.atlas, way=item.way)
-            check_place(sources, reference=reference, mask_file=mask_file, data=data)
+            check_place(
+                sources, reference=reference, mask_file=mask_file, data=data,
+                force=self.inputs.force,
+            )  # fmt: skip
 
         folder = Path(runtime.cwd)
         self._results["labels_files"] = []

@@ -187,6 +187,7 @@ class _PrepareFiveTissueInputSpec(BaseInterfaceInputSpec):
     reference_file = File(
         exists=True, desc="image in the space of the DWI that tissues must fit; the mask if none"
     )
+    force = traits.Bool(False, usedefault=True, desc="take tissues that seem to lie elsewhere")
 
 
 class _PrepareFiveTissueOutputSpec(TraitedSpec):
@@ -215,7 +216,7 @@ class PrepareFiveTissue(SimpleInterface):
         reference = inputs.reference_file if isdefined(inputs.reference_file) else ""
         require_overlap(
             tissues, affine, mask_file=Path(inputs.mask_file), where=where,
-            reference_file=Path(reference or inputs.mask_file),
+            reference_file=Path(reference or inputs.mask_file), force=inputs.force,
         )  # fmt: skip
         self._results["out_file"] = out_file
         return runtime
@@ -245,6 +246,7 @@ def require_overlap(
     reference_file: Path,
     where: str,
     what: str = "tissues",
+    force: bool = False,
 ) -> None:
     """Refuse a five-tissue image that lies elsewhere than the brain of the series.
 
@@ -252,7 +254,7 @@ def require_overlap(
     ------
     InputError
         If it covers less than `LEAST_TISSUE_OVERLAP` of the mask, or fits the reference image
-        better elsewhere (`alignment.require_place`).
+        better elsewhere (`alignment.require_place`), unless `force` is given.
     """
     mask, mask_affine = diffusion.read_values(mask_file)
     inside = mask > 0.5
@@ -277,6 +279,7 @@ def require_overlap(
         where=f"{where}; {reference_file}; {mask_file}",
         fix="Look whether the transform between native and ACPC space belongs to this "
         "participant and session, or run QSIPrep again.",
+        force=force,
     )
 
 
@@ -287,6 +290,7 @@ class _CheckPlacementInputSpec(BaseInterfaceInputSpec):
         exists=True, mandatory=True, desc="image that labels must fit; handed on where they do"
     )
     where = traits.Str("", usedefault=True, desc="segmentation and transforms, for messages")
+    force = traits.Bool(False, usedefault=True, desc="take labels that seem to lie elsewhere")
 
 
 class _CheckPlacementOutputSpec(TraitedSpec):
@@ -309,7 +313,7 @@ class CheckPlacement(SimpleInterface):
         where = inputs.where or inputs.labels_file
         require_overlap(
             tissues, affine, mask_file=Path(inputs.mask_file), where=where, what="FreeSurfer's "
-            "labels", reference_file=Path(inputs.reference_file),
+            "labels", reference_file=Path(inputs.reference_file), force=inputs.force,
         )  # fmt: skip
         self._results["reference_file"] = inputs.reference_file
         return runtime

@@ -133,8 +133,10 @@ def test_misfit_is_wrong_only_where_moving_far_gains():
     assert Misfit(0.2, 0.25, 1.0).gain == pytest.approx(0.25)
 
 
-def require(kinds, affine, scan) -> None:
-    require_place(kinds, affine, scan, what="labels", where="a.nii.gz; b.h5", fix="Look at b.h5.")
+def require(kinds, affine, scan, **options) -> None:
+    require_place(
+        kinds, affine, scan, what="labels", where="a.nii.gz; b.h5", fix="Look at b.h5.", **options
+    )
 
 
 def test_misplaced_labels_are_refused_with_size_place_and_remedy(kinds, scan):
@@ -142,6 +144,13 @@ def test_misplaced_labels_are_refused_with_size_place_and_remedy(kinds, scan):
     with pytest.raises(InputError, match=message):
         require(kinds["shen268"], moved((0, 0, 15)), scan)
     require(kinds["shen268"], AFFINE, scan)
+
+
+def test_misplaced_labels_are_taken_with_force(kinds, scan, caplog):
+    with caplog.at_level(logging.WARNING):
+        require(kinds["shen268"], moved((0, 0, 15)), scan, force=True)
+    assert "mm and" in caplog.text
+    assert "--force was given" in caplog.text
 
 
 def test_misplaced_labels_of_a_slab_are_warned_of(kinds, scan, caplog):

@@ -118,11 +118,13 @@ def test_options_reach_the_nodes(run):
         pcorr_lambda=(("fs86", 0.5),),
         pcorr_given=("fs86",),
         min_coverage=0.25,
+        force=True,
     )
     workflow = init_functional_wf(run, options=options)
+    assert workflow.get_node("resample_labels").inputs.force is True
     inputs = workflow.get_node("denoise").inputs
     for field in dataclasses.fields(FunctionalOptions):
-        if not field.name.startswith("pcorr_"):
+        if not field.name.startswith("pcorr_") and field.name != "force":
             assert getattr(inputs, field.name) == getattr(options, field.name)
     assert inputs.min_coverage == 0.25
     assert inputs.pcorr_lambda == {"fs86": 0.5, "shen268": 0.06, "coco439": 0.06}
