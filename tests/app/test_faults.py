@@ -18,14 +18,20 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ENVIRON = {**os.environ, "OMP_NUM_THREADS": "1"}
-#: Run a command with a disk of its own at a folder, then again when there is more room.
+#: Run a command with a disk of its own at a folder, then again when there is more room. Somebody
+#: else fills the disk when a folder of this name is there; none if empty.
 ON_SMALL_DISK = """\
 set -eu
-folder=$1 size=$2 kept=$3; shift 3
+folder=$1 size=$2 kept=$3 filled_at=$4; shift 4
 mkdir -p "$folder"
 mount -t tmpfs -o "size=$size" none "$folder"
+if [ -n "$filled_at" ]; then
+    { until find "$folder" -name "$filled_at" | grep -q .; do sleep 0.02; done
+      cat /dev/zero > "$folder/of-somebody-else"; } 2>/dev/null &
+fi
 code=0
 "$@" || code=$?
+rm -f "$folder/of-somebody-else"
 mount -o remount,size=200m "$folder"
 echo "first run: $code"
 code=0
@@ -138,7 +144,7 @@ def on_small_disk():
 def test_full_disk_of_the_outputs(study, undisturbed, on_small_disk, results, tmp_path, size):
     command = job(study, results, tmp_path / "work")
     kept = tmp_path / "kept"
-    code, told = run([*on_small_disk, str(results), size, str(kept), *command])
+    code, told = run([*on_small_disk, str(results), size, str(kept), "", *command])
     assert code == 0, told
     first, _, second = told.partition("first run: ")
     assert second.startswith(("1", "3")), told
@@ -153,7 +159,7 @@ def test_full_disk_of_the_outputs(study, undisturbed, on_small_disk, results, tm
 def test_full_disk_of_the_work_folder(study, undisturbed, on_small_disk, results, tmp_path):
     work = tmp_path / "work"
     command = job(study, results, work)
-    code, told = run([*on_small_disk, str(work), "600k", "", *command])
+    code, told = run([*on_small_disk, str(work), "20m", "", "functional_1_wf", *command])
     assert code == 0, told
     first, _, second = told.partition("first run: ")
     assert second.startswith(("1", "3")), told
@@ -162,6 +168,18 @@ def test_full_disk_of_the_work_folder(study, undisturbed, on_small_disk, results
     assert "Traceback" not in told
     assert "second run: 0" in second
     assert contents(results) == undisturbed
+
+
+def test_too_small_a_disk_for_the_work_folder(study, on_small_disk, results, tmp_path):
+    work = tmp_path / "work"
+    code, told = run([*on_small_disk, str(work), "600k", "", "", *job(study, results, work)])
+    assert code == 0, told
+    first, _, second = told.partition("first run: ")
+    assert second.startswith("3"), told
+    assert "need about" in first
+    assert f"({work}). Give a --work-dir on a larger disk" in first
+    assert "started" not in first
+    assert "second run: 0" in second
 
 
 def test_work_folder_deleted_while_running(study, undisturbed, results, tmp_path):
