@@ -180,4 +180,4 @@ def test_boutiques_runs_the_image(podman, image, study, folders, builder, monkey
         "--no-pull",
     ])
     assert done.exit_code == 0, done.stderr
-    assert "dry run: 2 of 2 sessions are to be done" in done.stdout
+    assert "dry run: 2 of 2 sessions are to be done" in done.stdout + done.stderr
