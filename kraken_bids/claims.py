@@ -162,6 +162,12 @@ def _keep(claims: list[Path], stopped: threading.Event) -> None:
                 os.utime(claim)
 
 
+def is_abandoned(folder: Path) -> bool:
+    """Whether a working folder is claimed by a process of this machine that has ended."""
+    mark = _read(folder.with_name(f".{folder.name}.claim")).rpartition(" ")[2]
+    return is_running_here(mark) is False
+
+
 def remove_leftovers(folders: Iterable[Path]) -> None:
     """Delete the hidden temporary files that killed runs left in these folders.
 

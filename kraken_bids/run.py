@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from .bids.writers import write_text
 from .boilerplate import methods_text
-from .claims import claimed, remove_leftovers
+from .claims import claimed, is_abandoned, remove_leftovers
 from .completion import fingerprint, finished_outputs, is_finished, remove_tree
-from .errors import KrakenBIDSError
+from .errors import KrakenBIDSError, ResourceError
 from .machine import beyond_limits
 from .plan import SessionPlan
 from .plugin_file import read_plugin
@@ -158,7 +159,9 @@ def run_participants(settings: Settings, *, action: str = "run", config: str = "
         return _write_pages(plans, settings, outcome)
     _write_dataset(settings)
     todo = work.todo
-    outcome.skipped += [plan.label for plan in plans if plan.label in done]
+    finished = [plan for plan in plans if plan.label in done]
+    outcome.skipped += [plan.label for plan in finished]
+    _clear_finished(finished, settings)
     _tell_changed(todo, keys, settings)
     if todo:
         _log.info(
@@ -297,6 +300,15 @@ def _tell_changed(plans: Sequence[SessionPlan], keys: dict[str, str], settings: 
                 "has); they are made again",
                 plan.label,
             )
+
+
+def _clear_finished(plans: Sequence[SessionPlan], settings: Settings) -> None:
+    """Remove what runs left that were killed between their last output and their end."""
+    for folder in _work_dirs(plans, settings).values():
+        if is_abandoned(folder):
+            with contextlib.suppress(ResourceError), claimed([folder]):  # taken by another run
+                if not settings.keep_work:
+                    remove_tree(folder)
 
 
 def _work_dirs(plans: Sequence[SessionPlan], settings: Settings) -> dict[str, Path]:

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from kraken_bids import claims
-from kraken_bids.claims import claimed, remove_leftovers
+from kraken_bids.claims import claimed, is_abandoned, remove_leftovers
 from kraken_bids.errors import ResourceError
 from kraken_bids.storage import atomic_path, is_running_here, process_mark
 
@@ -105,9 +105,9 @@ def test_of_many_that_start_at_once_one_has_the_folder(folder, claim):
     claim.parent.mkdir()
     claim.write_text(f"{socket.gethostname()} {ended_process()}")
     code = (
-        "import sys, time; from pathlib import Path; from kraken_bids.claims import claimed\n"
-        "sys.stdin.readline()\n"
-        "with claimed([Path(sys.argv[1])]): print('mine', flush=True); time.sleep(1.5)"
+        "import sys; from pathlib import Path; from kraken_bids.claims import claimed\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "with claimed([Path(sys.argv[1])]): print('mine', flush=True); sys.stdin.readline()"
     )
     runs = [
         subprocess.Popen(
@@ -116,11 +116,27 @@ def test_of_many_that_start_at_once_one_has_the_folder(folder, claim):
         )
         for _ in range(6)
     ]  # fmt: skip
-    time.sleep(1.0)
+    assert [run.stdout.readline() for run in runs] == ["ready\n"] * 6
     for run in runs:
         run.stdin.write("go\n")
         run.stdin.flush()
+    end = time.monotonic() + 60
+    while sum(run.poll() is None for run in runs) > 1 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert [run.poll() is None for run in runs].count(True) == 1
     assert [run.communicate()[0] for run in runs].count("mine\n") == 1
+
+
+def test_folder_of_a_process_that_has_ended_is_abandoned(folder, claim):
+    claim.parent.mkdir()
+    assert not is_abandoned(folder)
+    claim.write_text(f"{socket.gethostname()} {ended_process()}")
+    assert is_abandoned(folder)
+    claim.write_text("node7 0123abcd-5-6")
+    assert not is_abandoned(folder)
+    claim.unlink()
+    with claimed([folder]):
+        assert not is_abandoned(folder)
 
 
 def test_folder_that_cannot_be_written_is_told(tmp_path):

@@ -78,6 +78,20 @@ def test_killed_runs_leave_whole_files_and_the_next_one_finishes(demo_data, undi
     assert contents(results) == undisturbed
     assert not [path for path in (results / "sub-01").rglob(".*") if path.is_file()]
 
+    # killed after the last output, before the working folder was given back
+    (folder := work / "participants_wf" / "sub_01_wf").mkdir(parents=True)
+    mark = "from kraken_bids.claims import _own; print(_own())"
+    ended = subprocess.run(
+        [sys.executable, "-c", mark], check=True, capture_output=True, text=True
+    )
+    claim = folder.with_name(".sub_01_wf.claim")
+    claim.write_text(ended.stdout.strip())
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 done before" in done.stderr
+    assert not claim.exists()
+    assert not folder.exists()
+
 
 def test_interrupted_run_stops_its_programs_and_says_so(demo_data, tmp_path):
     results, work = tmp_path / "results", tmp_path / "work"
