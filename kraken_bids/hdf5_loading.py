@@ -14,8 +14,7 @@ from typing import Any
 
 import h5py
 
-#: Deflate cannot shrink data more than this.
-MAX_RATIO = 1032
+from .storage import MAX_DEFLATE_RATIO
 
 #: What opening and reading may raise over damage.
 UNREADABLE: tuple[type[Exception], ...] = (
@@ -48,6 +47,6 @@ def plain_dataset(group: Any, name: str, *, file: Path) -> Any:
     if not isinstance(link, h5py.HardLink) or item.external or item.is_virtual:
         raise ValueError(f"'{name}' lies in another file")
     n_bytes = math.prod(item.shape) * item.dtype.itemsize
-    if n_bytes > file.stat().st_size * MAX_RATIO:
+    if n_bytes > file.stat().st_size * MAX_DEFLATE_RATIO:
         raise ValueError(f"'{name}' declares {n_bytes} bytes")
     return item

@@ -21,8 +21,8 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
-#: Deflate cannot shrink data more than this (RFC 1951: 258 bytes in 2 bits).
-MAX_DEFLATE_RATIO = 1032
+from .storage import MAX_DEFLATE_RATIO
+
 #: Most values of an image that is read whole, and of a volume: a cube of 645 voxels. Templates of
 #: half a millimetre have a quarter of it.
 MAX_VALUES = 1 << 28

@@ -24,6 +24,8 @@ _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 
 #: Largest JSON file that is read; sidecars have kilobytes.
 MAX_JSON_BYTES = 64 << 20
+#: Deflate cannot shrink data more than this (RFC 1951: 258 bytes in 2 bits).
+MAX_DEFLATE_RATIO = 1032
 
 
 def load_json(path: Path) -> Any:

@@ -24,6 +24,7 @@ import numpy as np
 from zlib_ng import zlib_ng
 
 from ...errors import InputError
+from ...storage import MAX_DEFLATE_RATIO
 from ..inputs import FlavorInput, Wanted
 from .fields import Field, Fields, Unread, open_fields
 from .records import SMALL_BYTES, Stored, damaged
@@ -44,8 +45,6 @@ _CLASSES = {
     6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8",
 }  # fmt: skip
 _COMPLEX = 0x08
-#: Deflate cannot shrink data more than this.
-_LARGEST_RATIO = 1032
 _MAX_DEPTH = 8
 _MAX_AXES = 8
 #: Compressed bytes of a cell array up to which its sizes are checked when it is opened.
@@ -122,7 +121,7 @@ class _Element:
     @property
     def limit(self) -> int:
         """Most bytes that it can hold."""
-        return self.n_bytes * (_LARGEST_RATIO if self.is_compressed else 1)
+        return self.n_bytes * (MAX_DEFLATE_RATIO if self.is_compressed else 1)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[_Reader]:

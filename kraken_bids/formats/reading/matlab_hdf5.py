@@ -17,14 +17,13 @@ import h5py
 import numpy as np
 
 from ...errors import InputError
+from ...storage import MAX_DEFLATE_RATIO
 from .fields import Field, Unread
 from .records import BLOCK_BYTES, HELD_BYTES, SMALL_BYTES, Stored, damaged
 
 #: What h5py raises for files that are damaged.
 _UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 _MAX_DEPTH = 8
-#: Deflate cannot shrink data more than this.
-LARGEST_RATIO = 1032
 
 
 def read_fields(file: Path, *, cell_type: str = "f4") -> dict[str, Field]:
@@ -123,7 +122,7 @@ def _numbers(item: Any, file: Path) -> Stored:
     """Find where the numbers of an array lie."""
     name, shape = item.name, _squeezed(item.shape)
     n_bytes = item.dtype.itemsize * math.prod(item.shape)
-    if n_bytes > file.stat().st_size * LARGEST_RATIO:
+    if n_bytes > file.stat().st_size * MAX_DEFLATE_RATIO:
         raise damaged(file, f"'{name}' declares {n_bytes} bytes")
     slab = item.dtype.itemsize * math.prod(item.shape[1:]) * (item.chunks or (1,))[0]
     axes = tuple(reversed(range(len(shape))))
