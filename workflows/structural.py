@@ -33,9 +33,7 @@ from .counting import Tract, add_counting, is_weighed
 from .tissues import (
     RESAMPLE_GB,
     add_five_tissue,
-    add_placement_check,
     first_item,
-    unchecked_segmentation,
 )
 
 _log = logging.getLogger(__name__)
@@ -203,11 +201,8 @@ def init_structural_wf(
         _add_density_seeds(workflow)
 
     labels = _add_labels(workflow, run, options=options)
-    placed, unchecked = grid, unchecked_segmentation(run, has_five_tissue=bool(constrained))
-    if unchecked is not None:
-        placed = add_placement_check(workflow, unchecked, run, grid=grid, options=options)
     workflow.connect([
-        (placed, labels, [("reference_file", "reference_file")]),
+        (grid, labels, [("reference_file", "reference_file")]),
         (labels, outputnode, [("labels_files", "labels_files")]),
     ])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The five-tissue image that constrains tracking, and whether FreeSurfer's labels lie in place."""
+"""The five-tissue image that constrains tracking."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from nipype.pipeline import engine as pe
 
 from kraken_bids.interfaces.atlases import ResampleLabels, plain_label_source, plain_steps
 from kraken_bids.interfaces.mrtrix import Convert, MakeFiveTissue
-from kraken_bids.interfaces.structural import CheckPlacement, PrepareFiveTissue
-from kraken_bids.plan import DiffusionRun, FiveTissueMaking, LabelSource
+from kraken_bids.interfaces.structural import PrepareFiveTissue
+from kraken_bids.plan import DiffusionRun, FiveTissueMaking
 from kraken_bids.settings import StructuralOptions
 
 #: Voxels of a five-tissue image made from a FreeSurfer segmentation, in mm.
 TISSUE_VOXEL_MM, SLOPPY_TISSUE_VOXEL_MM = 1.0, 2.0
-
-#: Voxels on which the place of a segmentation is checked, in mm.
-CHECK_VOXEL_MM = 2.0
 
 RESAMPLE_GB = 1.5
 #: FSL's FAST and FIRST, or meshes as images, of a T1w image of 1 mm. Estimated, not measured.
@@ -98,50 +95,3 @@ def _add_five_tissue_making(
         make_five_tissue.inputs.in_file = str(making.file)
         make_five_tissue.inputs.mask_file = str(making.mask_file)
     workflow.connect([(make_five_tissue, five_tissue, [("out_file", "five_tissue_file")])])
-
-
-def unchecked_segmentation(run: DiffusionRun, *, has_five_tissue: bool) -> LabelSource | None:
-    """Segmentation that labels come from and whose place is not checked with the tissues.
-
-    It is checked with them where the five-tissue image is made from it.
-    """
-    is_used = any(source.codes == "freesurfer" or source.own for source in run.labels)
-    if run.mask_file is None or not is_used:
-        return None
-    ready = run.five_tissue_file or run.five_tissue_made
-    is_checked = has_five_tissue and ready is None and run.tissues is not None
-    return None if is_checked else run.segmentation
-
-
-def add_placement_check(
-    workflow: pe.Workflow,
-    source: LabelSource,
-    run: DiffusionRun,
-    *,
-    grid: pe.Node,
-    options: StructuralOptions,
-) -> pe.Node:
-    """Add nodes that look where a segmentation comes to lie; give that which says it is right."""
-    resample_segmentation = pe.Node(
-        ResampleLabels(
-            label_sources=[plain_label_source(source)],
-            voxel_mm=CHECK_VOXEL_MM,
-            reference_space=run.space,
-        ),
-        name="resample_segmentation",
-        mem_gb=RESAMPLE_GB,
-    )
-    check_placement = pe.Node(
-        CheckPlacement(
-            mask_file=str(run.mask_file),
-            where=", ".join(str(path) for path in source.paths),
-            force=options.force,
-        ),
-        name="check_placement",
-    )
-    workflow.connect([
-        (grid, resample_segmentation, [("reference_file", "reference_file")]),
-        (grid, check_placement, [("reference_file", "reference_file")]),
-        (resample_segmentation, check_placement, [(("labels_files", first_item), "labels_file")]),
-    ])
-    return check_placement

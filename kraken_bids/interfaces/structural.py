@@ -245,7 +245,6 @@ def require_overlap(
     mask_file: Path,
     reference_file: Path,
     where: str,
-    what: str = "tissues",
     force: bool = False,
 ) -> None:
     """Refuse a five-tissue image that lies elsewhere than the brain of the series.
@@ -264,10 +263,10 @@ def require_overlap(
     share = float(brain[inside].mean()) if inside.any() else 0.0
     if share < LEAST_TISSUE_OVERLAP:
         raise InputError(
-            f"{what} cover {share:.0%} of the diffusion brain mask: another space, or an empty "
+            f"tissues cover {share:.0%} of the diffusion brain mask: another space, or an empty "
             "mask",
             where=f"{where}; {mask_file}",
-            fix=f"Give {what} in the space of the preprocessed diffusion series.",
+            fix="Give tissues in the space of the preprocessed diffusion series.",
         )
     reference, reference_affine = diffusion.read_values(reference_file)
     reference = reference.mean(axis=-1) if reference.ndim == 4 else reference
@@ -275,48 +274,12 @@ def require_overlap(
         alignment.kinds_of_tissues(tissues),
         affine,
         alignment.Scan(reference, reference_affine, inside, mask_affine),
-        what=what,
+        what="tissues",
         where=f"{where}; {reference_file}; {mask_file}",
         fix="Look whether the transform between native and ACPC space belongs to this "
         "participant and session, or run QSIPrep again.",
         force=force,
     )
-
-
-class _CheckPlacementInputSpec(BaseInterfaceInputSpec):
-    labels_file = File(exists=True, mandatory=True, desc="FreeSurfer codes, brought to the DWI")
-    mask_file = File(exists=True, mandatory=True, desc="brain mask of the DWI")
-    reference_file = File(
-        exists=True, mandatory=True, desc="image that labels must fit; handed on where they do"
-    )
-    where = traits.Str("", usedefault=True, desc="segmentation and transforms, for messages")
-    force = traits.Bool(False, usedefault=True, desc="take labels that seem to lie elsewhere")
-
-
-class _CheckPlacementOutputSpec(TraitedSpec):
-    reference_file = File(exists=True, desc="that of the inputs")
-
-
-class CheckPlacement(SimpleInterface):
-    """Refuse transforms by which FreeSurfer's labels do not come to lie in the brain.
-
-    What needs labels takes the reference from here, so that none are made where they are wrong.
-    """
-
-    input_spec = _CheckPlacementInputSpec
-    output_spec = _CheckPlacementOutputSpec
-
-    def _run_interface(self, runtime: Any) -> Any:
-        inputs = self.inputs
-        labels, affine = diffusion.read_values(Path(inputs.labels_file))
-        tissues = five_tissue.tissues_from_labels(np.rint(labels).astype(np.int32))
-        where = inputs.where or inputs.labels_file
-        require_overlap(
-            tissues, affine, mask_file=Path(inputs.mask_file), where=where, what="FreeSurfer's "
-            "labels", reference_file=Path(inputs.reference_file), force=inputs.force,
-        )  # fmt: skip
-        self._results["reference_file"] = inputs.reference_file
-        return runtime
 
 
 class _CollectOverviewInputSpec(BaseInterfaceInputSpec):

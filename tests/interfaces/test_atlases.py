@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from nipype.pipeline import engine as pe
+from scipy.spatial.transform import Rotation
 
 from kraken_bids.atlases import load_atlas
 from kraken_bids.demo.regions import draw_atlas
@@ -253,6 +254,49 @@ def test_labels_that_a_wrong_transform_moves_are_refused_and_taken_with_the_righ
         run([source], bold, mask_file=str(mask))
     sitk.WriteTransform(sitk.TranslationTransform(3, (0.0, 1.0, 0.0)), str(file))
     assert len(run([source], bold, mask_file=str(mask)).labels_files) == 1
+
+
+def moved(shift=(0, 0, 0), axis="x", degrees=0.0):
+    movement = np.eye(4)
+    movement[:3, :3] = Rotation.from_euler(axis, degrees, degrees=True).as_matrix()
+    movement[:3, 3] = shift
+    return movement
+
+
+@pytest.fixture
+def codes_file(brain, tmp_path):
+    """Write FreeSurfer codes of the template's tissues, moved."""
+    template = load_template()
+    kind = np.stack([template.grey, template.white, template.csf]).argmax(axis=0)
+    x = np.arange(kind.shape[0]) * TEMPLATE_AFFINE[0, 0] + TEMPLATE_AFFINE[0, 3]
+    is_left = np.broadcast_to((x < 0)[:, None, None], kind.shape)
+    codes = np.where(is_left, np.array([1002, 2, 4])[kind], np.array([2002, 41, 43])[kind])
+    codes = (codes * template.brain).astype(np.int32)
+    return lambda movement: save(codes, tmp_path / "aparc.nii.gz", movement @ TEMPLATE_AFFINE)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [moved((15, 0, 0)), moved((0, 0, -15)), moved(degrees=20), moved(axis="y", degrees=20)],
+    ids=["right", "down", "left-right axis", "front-back axis"],
+)
+@pytest.mark.parametrize("atlas", ["fs86", "tissues"])
+def test_misplaced_segmentation_is_refused_unless_forced(
+    brain, tmp_path, codes_file, wrong, atlas
+):
+    bold, mask, _ = brain_files(brain, tmp_path)
+    source = LabelSource(atlas, codes_file(wrong), "T1w", codes="freesurfer")
+    message = rf"labels of {atlas} lie \d+ mm and \d+ degrees off.*aparc\.nii\.gz.*--force takes"
+    with pytest.raises(InputError, match=message):
+        run([source], bold, mask_file=str(mask))
+    assert run([source], bold, mask_file=str(mask), force=True).labels_files
+
+
+def test_segmentation_a_little_off_is_taken(brain, tmp_path, codes_file):
+    bold, mask, _ = brain_files(brain, tmp_path)
+    file = codes_file(moved((2, -1, 1), degrees=2))
+    source = LabelSource("fs86", file, "T1w", codes="freesurfer")
+    assert run([source], bold, mask_file=str(mask)).labels_files
 
 
 def test_labels_with_sides_swapped_are_refused(brain, tmp_path):

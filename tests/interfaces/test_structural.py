@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
 from kraken_bids.errors import InputError, ResourceError
 from kraken_bids.images.gradient_check import AxisCheck
@@ -16,7 +15,6 @@ from kraken_bids.images.streamline_ends import AssignedStreamlines
 from kraken_bids.interfaces import structural
 from kraken_bids.interfaces.structural import (
     CheckDiffusion,
-    CheckPlacement,
     CollectOverview,
     PrepareFiveTissue,
 )
@@ -208,52 +206,6 @@ def test_overview_is_on_the_grid_of_its_background(tmp_path, monkeypatch):
         assert overview["lengths_ifod2act"].tolist() == [3, 5]
         assert overview["ends_ifod2act_fs86"].tolist() == [1, 2, *[0] * 84]
         assert overview["orientation"].shape == (6, 6, 6, 3)
-
-
-def brain_codes() -> np.ndarray:
-    """FreeSurfer codes of an egg, wider behind and flat below, on `BRAIN_AFFINE`."""
-    x, y, z = np.moveaxis(np.stack(np.indices((50, 56, 46)), -1) @ BRAIN_AFFINE[:3, :3].T, -1, 0)
-    x, y, z = x + BRAIN_AFFINE[0, 3], y + BRAIN_AFFINE[1, 3], z + BRAIN_AFFINE[2, 3]
-    radius = (x / (64 - 0.1 * y)) ** 2 + (y / 85) ** 2 + (z / 60) ** 2
-    codes = np.where(radius < 0.7, 2, 1002) * ((radius < 1) & (z > -35))
-    return codes.astype(np.int16)
-
-
-BRAIN_AFFINE = np.diag([-4.0, 4.0, 4.0, 1.0])
-BRAIN_AFFINE[:3, 3] = 100, -110, -90
-
-
-def placed(tmp_path, movement) -> CheckPlacement:
-    codes = brain_codes()
-    return CheckPlacement(
-        labels_file=save(tmp_path / "aparc.nii.gz", codes, movement @ BRAIN_AFFINE),
-        mask_file=save(tmp_path / "mask.nii.gz", (codes > 0).astype(np.uint8), BRAIN_AFFINE),
-        reference_file=save(tmp_path / "b0.nii.gz", codes.astype(np.float32), BRAIN_AFFINE),
-        where="from-fsnative.txt",
-    )
-
-
-def movement(shift=(0, 0, 0), degrees=0.0):
-    turn = np.eye(4)
-    turn[:3, :3] = Rotation.from_euler("x", degrees, degrees=True).as_matrix()
-    turn[:3, 3] = shift
-    return turn
-
-
-@pytest.mark.parametrize(
-    "wrong", [movement((15, 0, 0)), movement((0, 0, -15)), movement(degrees=20)]
-)
-def test_labels_moved_by_a_wrong_transform_are_refused(tmp_path, monkeypatch, wrong):
-    monkeypatch.chdir(tmp_path)
-    message = r"FreeSurfer's labels lie \d+ mm and \d+ degrees off.*from-fsnative\.txt; .*mask"
-    with pytest.raises(InputError, match=message):
-        placed(tmp_path, wrong).run()
-
-
-def test_labels_in_place_hand_the_reference_on(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    outputs = placed(tmp_path, movement((2, -1, 1), degrees=2)).run().outputs
-    assert outputs.reference_file == str(tmp_path / "b0.nii.gz")
 
 
 def test_image_made_in_another_space_is_moved_and_not_interpolated(mask_file, tmp_path):

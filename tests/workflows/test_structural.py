@@ -380,23 +380,23 @@ def test_only_what_is_missing_is_tracked(phantom, tmp_path):
     assert "five_tissue" not in names
 
 
-def test_labels_are_checked_where_tissues_are_not_made_from_them(phantom):
-    """Labels wait for the check, so that none are made where they are wrong."""
-
-    def nodes(**changes):
-        codes = LabelSource("fs86", MAP, "T1w", codes="freesurfer")
-        fields = {**vars(phantom), "labels": (codes,), "segmentation": codes, **changes}
-        return init_structural_wf(DiffusionRun(**fields), options=StructuralOptions())
-
-    ready = nodes()
-    check, labels = ready.get_node("check_placement"), ready.get_node("resample_labels")
-    assert labels in set(ready._graph.successors(check))
-    source = LabelSource("tissues", MAP, "T1w", codes="freesurfer")
-    from_labels = nodes(five_tissue_file=None, tissues=source)
-    assert "check_placement" not in from_labels.list_node_names()
-    given = nodes(tractograms=(("ifod2act", phantom.mask_file),))
-    assert "check_placement" in given.list_node_names()
-    assert "check_placement" not in nodes(labels=phantom.labels).list_node_names()
+def test_labels_are_held_against_the_series_wherever_they_come_from(phantom):
+    codes = LabelSource("fs86", MAP, "T1w", codes="freesurfer")
+    for changes in (
+        {"labels": (codes,), "segmentation": codes},
+        {
+            "labels": (codes,),
+            "segmentation": codes,
+            "tractograms": (("ifod2act", phantom.mask_file),),
+        },
+        {},
+    ):
+        run = DiffusionRun(**{**vars(phantom), **changes})
+        for force in (False, True):
+            workflow = init_structural_wf(run, options=StructuralOptions(force=force))
+            labels = workflow.get_node("resample_labels").inputs
+            assert labels.mask_file == str(phantom.mask_file)
+            assert labels.force is force
 
 
 def test_quick_seeding_is_by_fibre_density(phantom):
