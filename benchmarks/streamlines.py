@@ -16,6 +16,11 @@ same run:
 - so are memory and disk.
 
     python benchmarks/streamlines.py --streamlines 200000 --fewer 50000
+
+Or only counts the streamlines of tractograms that are there already:
+
+    python benchmarks/streamlines.py --tractograms ifod2act.tck sdstream.tck \\
+        --labels fs86=fs86.nii.gz shen268=shen268.nii.gz coco439=coco439.nii.gz
 """
 
 from __future__ import annotations
@@ -290,12 +295,14 @@ def compare_counting(
         spent = time.process_time() - start
         spent_plain, expected = theirs(tractogram, labels, folder, "-nthreads", 0)
         spent_default, _ = theirs(tractogram, labels, folder)
-        equal = all(np.array_equal(tables[atlas], expected[atlas]) for atlas in ATLASES)
+        equal = all(np.array_equal(tables[atlas], expected[atlas]) for atlas in labels)
         print(f"{name}: {len(found.lengths_mm):,} streamlines, {found.lengths_mm.mean():.0f} mm; "
-              f"3 tables {spent:.2f} CPU s, tck2connectome x 3 {spent_plain:.2f} "
+              f"{len(labels)} tables {spent:.2f} CPU s, "
+              f"tck2connectome x {len(labels)} {spent_plain:.2f} "
               f"(default threads {spent_default:.2f}); equal: {equal}")  # fmt: skip
         ours, plain, default = ours + spent, plain + spent_plain, default + spent_default
-    print(f"all six: {ours:.2f} CPU s; tck2connectome / ours = {plain / ours:.1f} "
+    print(f"all {len(tractograms) * len(labels)}: {ours:.2f} CPU s; "
+          f"tck2connectome / ours = {plain / ours:.1f} "
           f"(default threads {default / ours:.1f})\n")  # fmt: skip
     return np.array([ours, plain, default])
 
@@ -370,7 +377,18 @@ def main() -> None:
     parser.add_argument("--voxel-mm", type=float, default=2.0, help="of the diffusion series")
     parser.add_argument("--threads", type=int, default=2, help="of MRtrix3")
     parser.add_argument("--work-dir", type=Path, help="keep files here, and go on from them")
+    parser.add_argument("--tractograms", type=Path, nargs="+", help="count these, track none")
+    parser.add_argument("--labels", nargs="+", default=[], help="ATLAS=FILE, of --tractograms")
     options = parser.parse_args()
+    if bool(options.tractograms) != bool(options.labels):
+        parser.error("--tractograms and --labels go together")
+    if options.tractograms:
+        tractograms = {file.stem: file.absolute() for file in options.tractograms}
+        pairs = (words.partition("=") for words in options.labels)
+        labels = {atlas: Path(file).absolute() for atlas, _, file in pairs}
+        with tempfile.TemporaryDirectory() as temporary:
+            compare_counting(tractograms, labels, Path(temporary))
+        return
     if options.fewer >= options.streamlines:
         parser.error("--fewer: fewer than --streamlines are needed")
     with tempfile.TemporaryDirectory() as temporary:

@@ -17,7 +17,7 @@ from .assignment import RegionSearch
 from .tractograms import iterate_streamlines
 
 #: Streamlines whose ends are looked up together.
-_TOGETHER = 100_000
+_TOGETHER = 400_000
 
 #: Keys beside the atlases in a file of assignments.
 LENGTHS, WEIGHTS = "lengths_mm", "sift2_weights"
