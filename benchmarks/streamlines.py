@@ -17,7 +17,13 @@ same run:
 
     python benchmarks/streamlines.py --streamlines 200000 --fewer 50000
 
-Or only counts the streamlines of tractograms that are there already:
+With ``--data`` and ``--labels`` it takes a participant's scan as QSIPrep leaves it, and its
+atlases, in place of the simulated one:
+
+    python benchmarks/streamlines.py --data derivatives/qsiprep \\
+        --labels fs86=fs86.nii.gz shen268=shen268.nii.gz coco439=coco439.nii.gz
+
+Or it only counts the streamlines of tractograms that are there already:
 
     python benchmarks/streamlines.py --tractograms ifod2act.tck sdstream.tck \\
         --labels fs86=fs86.nii.gz shen268=shen268.nii.gz coco439=coco439.nii.gz
@@ -38,7 +44,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -194,17 +200,51 @@ def read_records(log: Path, steps: Sequence[str]) -> dict[str, Program]:
     return {step: Program(**records[step]) for step in steps}
 
 
-def measure(data: Path, folder: Path, n_threads: int, *options: object) -> dict[str, float]:
+def simulate(folder: Path, voxel_mm: float) -> Path:
+    """Make the data set, where it is not there yet; give its folder."""
+    if not folder.exists():
+        size = Size(min(voxel_mm, 1.0), 4.0, voxel_mm, 0, SHELLS)
+        write_dataset(folder, n_participants=2, n_runs=0, size=size)
+    return folder
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Data set of one participant with one diffusion series, and label images by atlas, if any.
+
+    ``prefix`` is that of the series' files.
+    """
+
+    data: Path
+    labels: Mapping[str, Path]
+    prefix: str
+
+    @classmethod
+    def find(cls, data: Path, labels: Mapping[str, Path]) -> Scan:
+        """Look for the series of the first participant."""
+        files = sorted(data.rglob("*_desc-preproc_dwi.nii.gz"))
+        if not files:
+            raise SystemExit(f"{data}: no *_desc-preproc_dwi.nii.gz, as QSIPrep leaves it")
+        return cls(data, labels, files[0].name.partition("_desc-preproc")[0])
+
+    @property
+    def participant(self) -> str:
+        """Label without ``sub-``."""
+        return self.prefix.partition("_")[0].removeprefix("sub-")
+
+
+def measure(scan: Scan, folder: Path, n_threads: int, *options: object) -> dict[str, float]:
     """Measure the participant's connectomes, step after step; the working folder stays."""
     made = folder / "steps.json"
     if not made.exists():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "plugin.json").write_text('{"plugin": "Linear"}')
         words = [
-            data, folder / "out", "participant", "--participant-label", "01", "--modality", "dwi",
+            scan.data, folder / "out", "participant", "--participant-label", scan.participant,
+            "--modality", "dwi",
             "--keep-work", "-w", folder / "work", "--use-plugin", folder / "plugin.json",
             "--nprocs", n_threads, "--omp-nthreads", n_threads, *options,
-            "--atlas-file", *(f"{name}={data}/atlases/{name}_dseg.nii.gz" for name in ATLASES[1:]),
+            "--atlas-file", *(f"{name}={file}" for name, file in scan.labels.items()),
         ]  # fmt: skip
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             steps = pool.submit(run_program, [*map(str, words)], folder / "log.txt").result()
@@ -225,7 +265,7 @@ def run_again(step: str, program: Program, folder: Path, changes: Mapping[str, s
 
 
 def measure_fewer(
-    data: Path, folder: Path, run: Run, n_streamlines: int, n_threads: int, log: Path
+    scan: Scan, folder: Path, run: Run, n_streamlines: int, n_threads: int, log: Path
 ) -> Run:
     """Do all again that grows with streamlines."""
     ready = folder / "tractograms"
@@ -233,7 +273,7 @@ def measure_fewer(
     for name, algorithm in (("ifod2act", "ifod2"), ("sdstream", "sdstream")):
         track, weigh = f"track_{name}", f"weigh_{name}"
         made = folder / track / f"{name}.tck"
-        link = ready / f"sub-01_space-ACPC_model-{algorithm}_streamlines.tck"
+        link = ready / f"{scan.prefix}_model-{algorithm}_streamlines.tck"
         select = f"-select {run.n_streamlines}"
         if not link.is_symlink():
             run_again(track, run.programs[track], folder, {select: str(n_streamlines)})
@@ -242,7 +282,7 @@ def measure_fewer(
             link.symlink_to(made)
     programs = read_records(log, list(run.programs))
     steps = measure(
-        data, folder / "run", n_threads, "--streamlines", n_streamlines, "-d",
+        scan, folder / "run", n_threads, "--streamlines", n_streamlines, "-d",
         f"tractograms={ready}",
     )  # fmt: skip
     spent = {step: program.cpu_s for step, program in programs.items()}
@@ -378,14 +418,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of MRtrix3")
     parser.add_argument("--work-dir", type=Path, help="keep files here, and go on from them")
     parser.add_argument("--tractograms", type=Path, nargs="+", help="count these, track none")
-    parser.add_argument("--labels", nargs="+", default=[], help="ATLAS=FILE, of --tractograms")
+    parser.add_argument(
+        "--labels", nargs="+", default=[], help="ATLAS=FILE, of --tractograms or --data"
+    )
+    parser.add_argument("--data", type=Path, help="QSIPrep's, in place of simulated data")
     options = parser.parse_args()
-    if bool(options.tractograms) != bool(options.labels):
-        parser.error("--tractograms and --labels go together")
+    if (options.tractograms is None and options.data is None) == bool(options.labels):
+        parser.error("--labels go with --tractograms or --data, and these with --labels")
+    pairs = (words.partition("=") for words in options.labels)
+    labels = {atlas: Path(file).absolute() for atlas, _, file in pairs}
     if options.tractograms:
         tractograms = {file.stem: file.absolute() for file in options.tractograms}
-        pairs = (words.partition("=") for words in options.labels)
-        labels = {atlas: Path(file).absolute() for atlas, _, file in pairs}
         with tempfile.TemporaryDirectory() as temporary:
             compare_counting(tractograms, labels, Path(temporary))
         return
@@ -395,12 +438,13 @@ def main() -> None:
         folder = Path(options.work_dir or temporary).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         log = put_recorders(folder / "bin", ["tckgen", "tcksift2"])
-        data, whole = folder / "data", folder / "whole"
-        if not data.exists():
-            size = Size(min(options.voxel_mm, 1.0), 4.0, options.voxel_mm, 0, SHELLS)
-            write_dataset(data, n_participants=2, n_runs=0, size=size)
+        whole = folder / "whole"
+        scan = Scan.find(options.data or simulate(folder / "data", options.voxel_mm), labels)
+        if not labels:
+            files = {name: scan.data / "atlases" / f"{name}_dseg.nii.gz" for name in ATLASES[1:]}
+            scan = replace(scan, labels=files)
         n, threads = options.streamlines, options.threads
-        steps = measure(data, whole, threads, "--streamlines", n, "--sift2")
+        steps = measure(scan, whole, threads, "--streamlines", n, "--sift2")
         found = whole / "programs.json"
         if not found.exists():
             made = read_records(
@@ -413,11 +457,11 @@ def main() -> None:
         run = Run(n, steps, programs)
         work = next((whole / "work").rglob("structural_1_wf"))
         tractograms = {name: work / f"track_{name}" / f"{name}.tck" for name in TRACKINGS}
-        labels = {name: work / "resample_labels" / f"{name}_dseg.nii.gz" for name in ATLASES}
-        many = compare_counting(tractograms, labels, folder)
-        fewer = measure_fewer(data, folder / "fewer", run, options.fewer, threads, log)
+        images = {name: work / "resample_labels" / f"{name}_dseg.nii.gz" for name in ATLASES}
+        many = compare_counting(tractograms, images, folder)
+        fewer = measure_fewer(scan, folder / "fewer", run, options.fewer, threads, log)
         some = {name: folder / "fewer" / f"track_{name}" / f"{name}.tck" for name in TRACKINGS}
-        few = compare_counting(some, labels, folder)
+        few = compare_counting(some, images, folder)
         tell_full_counting(few, many, options.fewer, n)
         tell_times(fewer, run)
         tell_room(fewer, run, tractograms)
