@@ -3,6 +3,7 @@
 # where no registry of images can be reached, on a base image made here from Debian's packages.
 #
 #   containers/build.sh build [TAG] [OPTION...]   base image if need be, then ../Dockerfile
+#   containers/build.sh probe                     base image, and whether it runs here
 #   containers/build.sh base FILE                 the base image alone, as an archive
 #   containers/build.sh run ARGUMENT...           podman run, with the settings of the build
 #   containers/build.sh save TAG FILE             the image as an archive, for Apptainer
@@ -97,6 +98,7 @@ command=${1:-}
 [ $# -eq 0 ] || shift
 case "$command" in
     build) build "$@" ;;
+    probe) find_base && podman run --rm --network none "$base" python -c 'print("runs")' ;;
     base) save_base "$1" ;;
     run) podman run --rm "$@" ;;
     save) podman save -q --format docker-archive -o "$2" "$1" ;;

@@ -26,6 +26,19 @@ SHAPE = (4, 4, 4)
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 
 
+#: Markers of tests that take long, the longest first.
+LONG = ("container", "slow")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with what takes longest first, so that those who share the work end together."""
+    ranks: dict[Path, int] = {}
+    for item in items:
+        met = (rank for rank, name in enumerate(LONG) if item.get_closest_marker(name))
+        ranks[item.path] = min(ranks.get(item.path, len(LONG)), next(met, len(LONG)))
+    items.sort(key=lambda item: ranks[item.path])
+
+
 @pytest.fixture(autouse=True)
 def log() -> Iterator[logging.Logger]:
     """Our log, as the tests before left it: the command line turns it to the terminal."""

@@ -17,7 +17,7 @@ from kraken_bids import __version__
 ROOT = Path(__file__).resolve().parents[2]
 MAX_BYTES = 2.5e9
 
-pytestmark = pytest.mark.container
+pytestmark = pytest.mark.container("docker")
 
 
 def test_image_is_small(built, image):
