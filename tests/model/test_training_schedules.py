@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from kraken_bids.model.training import TrainingOptions
-from kraken_bids.model.training.coders import Coders, Dropout, unit_rows
+from kraken_bids.model.training.coders import Buffers, Coders, Dropout, unit_rows
 from kraken_bids.model.training.losses import parse_loss
 from kraken_bids.model.training.network import Network
-from kraken_bids.model.training.schedules import EPOCHS, draw_pairs, rounds
+from kraken_bids.model.training.order import draw_pairs, rounds, split_batches
+from kraken_bids.model.training.products import Rows
+from kraken_bids.model.training.schedules import EPOCHS
+from kraken_bids.model.training.similarity import similarity_step
 
 from .test_training_losses import DIRECT
 
@@ -221,6 +224,96 @@ def test_dropout_keeps_the_mean(share):
     again = Dropout((1, 2), "cpu").draw(share, 40, 50, 60)
     assert torch.equal(factors, again)
     assert not torch.equal(factors, Dropout((1, 3), "cpu").draw(share, 40, 50, 60))
+
+
+def test_values_kept_are_those_that_draws_in_turn_keep():
+    shares, shapes = (0.5, 0.3, 0.0), ((3, 5), (7,), (2,))
+    rooms = [torch.full((4, *shape), torch.nan) for shape in shapes]
+    scales = Dropout((1, 2), "cpu").choose(list(zip(shares, rooms, strict=True)))
+    again = Dropout((1, 2), "cpu")
+    assert scales == pytest.approx([2, 1 / 0.7, 1], rel=1e-4)
+    assert torch.isnan(rooms[2]).all()
+    for number in range(4):
+        for share, room, scale in zip(shares[:2], rooms, scales, strict=False):
+            drawn = again.draw(share, *room.shape[1:])
+            torch.testing.assert_close(room[number] * scale, drawn, rtol=0, atol=0)
+
+
+def test_buffers_serve_other_shapes_from_the_same_memory():
+    buffers = Buffers("cpu")
+    large = buffers("x", 3, 4).fill_(1)
+    assert buffers("x", 2, 5).eq(1).all()
+    assert buffers("x", 2, 5).data_ptr() == large.data_ptr()
+    assert buffers("x", 4, 4).shape == (4, 4)
+    assert buffers("y", 3, 4).data_ptr() != large.data_ptr()
+
+
+def test_split_batches_are_those_of_their_participants():
+    features, order = make_features(), torch.tensor([4, 0, 8, 3, 1, 7, 6, 2, 5])
+    n_features = torch.tensor([float(size) for size in SIZES.values()])
+    batches = list(split_batches(features, n_features, order, 2, Buffers("cpu")))
+    assert [x.shape[1] for x, _ in batches] == [5, 4]
+    for people, (x, truth) in zip((order[:5], order[5:]), batches, strict=True):
+        torch.testing.assert_close(x, features[:, people], rtol=0, atol=0)
+        direct = Rows.make(features[:, people], n_features)
+        for name, expected in vars(direct).items():
+            torch.testing.assert_close(getattr(truth, name), expected)
+        torch.testing.assert_close(truth.values(), features[:, people])
+
+
+#: A term without a closed form, of no weight to speak of, sends a step the general way.
+GENERAL = "corrtrace.w1e-30"
+
+
+@pytest.mark.parametrize("normalize", [True, False], ids=["unit", "free"])
+@pytest.mark.parametrize("output_dropout", [None, 0.0])
+@pytest.mark.parametrize("schedule", EPOCHS)
+def test_steps_written_out_are_those_of_automatic_differentiation(
+    schedule, output_dropout, normalize
+):
+    networks = []
+    for text in (TEXT, f"{TEXT}+{GENERAL}"):
+        options = make_options(
+            schedule=schedule, dropout=0.5, output_dropout=output_dropout, normalize=normalize,
+            learning_rate=1e-3, loss=text,
+        )  # fmt: skip
+        networks.append(make_network(options))
+        for epoch in range(options.epochs):
+            EPOCHS[schedule](networks[-1], make_features(), parse_loss(text), epoch)
+    plain, general = networks
+    assert parse_loss(plain.options.loss).is_closed
+    assert not parse_loss(general.options.loss).is_closed
+    start = make_network(plain.options)
+    for name in ("encoders", "decoders"):
+        mine, theirs, first = (getattr(x, name).values for x in (plain, general, start))
+        assert (mine - first).abs().max().item() > 1.5e-3
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("normalize", [True, False], ids=["unit", "free"])
+def test_latents_are_pulled_as_automatic_differentiation_pulls_them(normalize):
+    options = make_options(schedule="reference", normalize=normalize, dropout=0.5)
+    network, features = make_network(options), make_features()
+    weights = network.encoders.tensors[0][1:].clone().requires_grad_()
+    bias = network.encoders.tensors[1][1:].clone().requires_grad_()
+    held = network.encode(network.encoders, features)
+    factors = Dropout((5,), "cpu").draw(0.5, 2, N, options.latent_size)
+    z = network.unit((features[1:] @ weights + bias) * factors)
+    pairs = [(z[0], held[0]), (z[1], held[0]), (z[1], held[1])]
+    expected = sum(2 * (mine - other).square().mean() for mine, other in pairs)
+    optimizer = torch.optim.AdamW(
+        [weights, bias], lr=options.learning_rate, weight_decay=options.weight_decay
+    )
+    (10.0 * expected).backward()
+    optimizer.step()
+    first = network.encoders.values[0].clone()
+    found = similarity_step(network, features, 10.0, Dropout((5,), "cpu"))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    after = network.encoders.tensors
+    assert torch.equal(network.encoders.values[0], first)
+    assert network.encoders.steps.tolist() == [0, 1, 1]
+    torch.testing.assert_close(after[0][1:], weights.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(after[1][1:], bias.detach(), rtol=0, atol=1e-6)
 
 
 def test_no_dropout_draws_nothing():

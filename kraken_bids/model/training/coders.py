@@ -8,6 +8,7 @@ them, and some flavors' weights are taken out, trained for a while and put back.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.optim.adamw import adamw
 
 from ..layers import Layer
 
@@ -46,7 +46,7 @@ class Dropout:
         self._bits = np.random.SFC64(np.random.SeedSequence(list(seed)))
         self._device = device
 
-    def draw(self, share: float, *shape: int, out: Tensor | None = None) -> Tensor | None:
+    def draw(self, share: float, *shape: int) -> Tensor | None:
         """Draw factors, or None where nothing is dropped.
 
         Parameters
@@ -56,20 +56,46 @@ class Dropout:
             these are as good.
         shape
             Of the array.
-        out
-            Where to put them; a new array if not given.
         """
-        level = round(share * 65536)
-        if not level:
-            return None
-        size, bits = int(np.prod(shape)), 16 if level % 256 else 8
-        kind, limit = (np.int16, level - 32768) if level % 256 else (np.int8, level // 256 - 128)
-        raw = self._bits.random_raw(-(-size * bits // 64)).view(kind)[:size].reshape(shape)
-        numbers = torch.from_numpy(raw).to(self._device)
-        if out is None:
-            out = torch.empty(shape, device=self._device)
-        # straight to numbers: a detour by truth values takes longer than the draw
-        return torch.ge(numbers, limit, out=out).mul_(65536 / (65536 - level))
+        out = torch.empty(shape, device=self._device)
+        scale = self.choose([(share, out[None])])[0]
+        return None if scale == 1 else out.mul_(scale)
+
+    def choose(self, arrays: Sequence[tuple[float, Tensor]]) -> list[float]:
+        """Fill arrays with 1 for values that are kept and 0 for others.
+
+        Parameters
+        ----------
+        arrays
+            Share that is dropped, and (n, ...) array to fill, n the same for all. The first items
+            of all arrays are drawn, then the second ones, and so on, as `draw` would.
+
+        Returns
+        -------
+        list
+            Of each array what its kept values are to be multiplied by; 1 where nothing is
+            dropped, and the array is left as it was.
+        """
+        levels = [round(share * 65536) for share, _ in arrays]
+        bits = [0 if not level else 16 if level % 256 else 8 for level in levels]
+        sizes = [array[0].numel() for _, array in arrays]
+        words = [-(-size * each // 64) for size, each in zip(sizes, bits, strict=True)]
+        n = len(arrays[0][1])
+        raw, start = self._bits.random_raw(n * sum(words)).reshape(n, -1), 0
+        for (_, array), level, each, size, width in zip(
+            arrays, levels, bits, sizes, words, strict=True
+        ):
+            if not each:
+                continue
+            own = np.ascontiguousarray(raw[:, start : start + width])
+            is_wide = each == 16
+            drawn = own.view(np.int16 if is_wide else np.int8)[:, :size].reshape(array.shape)
+            numbers = torch.from_numpy(drawn).to(self._device)
+            limit = level - 32768 if is_wide else level // 256 - 128
+            # straight to numbers: a detour by truth values takes longer than the draw
+            torch.ge(numbers, limit, out=array)
+            start += width
+        return [65536 / (65536 - level) for level in levels]
 
 
 def drop(values: Tensor, factors: Tensor | None) -> Tensor:
@@ -78,21 +104,22 @@ def drop(values: Tensor, factors: Tensor | None) -> Tensor:
 
 
 class Buffers:
-    """Arrays that are made once, by name and shape, and written over again and again.
+    """Arrays by name that are written over again and again, each as long as was asked for once.
 
     Memory that is asked for anew costs as much as the arithmetic of a small step.
     """
 
     def __init__(self, device: torch.device | str) -> None:
         self._device = device
-        self._arrays: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+        self._arrays: dict[str, Tensor] = {}
 
     def __call__(self, name: str, *shape: int) -> Tensor:
-        """Give an array; what it holds is left over from its last use."""
-        key = name, shape
-        if key not in self._arrays:
-            self._arrays[key] = torch.empty(shape, device=self._device)
-        return self._arrays[key]
+        """Give an array; what it holds is left over from its last use, maybe in another shape."""
+        size = math.prod(shape)
+        found = self._arrays.get(name)
+        if found is None or len(found) < size:
+            found = self._arrays[name] = torch.empty(size, device=self._device)
+        return found[:size].view(shape)
 
 
 @dataclass(eq=False)
@@ -183,6 +210,10 @@ class Coders:
             out = array.new_empty(shape) if buffers is None else buffers(f"{name}{number}", *shape)
             taken.append(torch.index_select(array, 0, rows, out=out))
         return self._like(taken)
+
+    def behind(self, first: int) -> Coders:
+        """Look at all flavors from one on; what is trained of these is trained here."""
+        return self._like([array[first:] for array in self.state()])
 
     def _like(self, state: Sequence[Tensor]) -> Coders:
         values, first, second, steps = state
@@ -281,6 +312,8 @@ class Adam:
     ----------
     gradients
         By weight and bias of each layer of each part, to be filled in before a step.
+    whole
+        The same memory as one (n_flavors, n_weights) array a part.
 
     References
     ----------
@@ -292,19 +325,19 @@ class Adam:
     ) -> None:
         self._weight_decay = weight_decay
         self.gradients: list[Tensor] = []
+        self.whole: list[Tensor] = []
+        self._steps = [part.steps for part in parts]
         self._arrays: tuple[list[Tensor], ...] = ([], [], [], [], [])
-        self._together: list[tuple[Tensor, Tensor]] = []
         buffers = buffers or Buffers(parts[0].values.device)
         for number, part in enumerate(parts):
             gradient = buffers(f"gradient{number}", *part.values.shape)
+            self.whole.append(gradient)
             self.gradients += layer_views(gradient, part.sizes)
             steps = part.steps
             arrays: Sequence[Sequence[Tensor]]
             # flavors that have taken as many steps take the next one together, as one array
-            if len(steps) > 1 and bool((steps == steps[0]).all()):
-                step = steps[0].clone()
-                self._together.append((steps, step))
-                arrays = [part.values], [gradient], [part.first], [part.second], [step]
+            if bool((steps == steps[0]).all()):
+                arrays = [part.values], [gradient], [part.first], [part.second], [steps[0]]
             else:
                 arrays = [
                     array.unbind()
@@ -323,10 +356,11 @@ class Adam:
         """Take a step along the gradients."""
         values, gradients, first, second, steps = self._arrays
         with torch.no_grad():
-            adamw(
+            for counted in self._steps:
+                counted.add_(1)
+            # what `torch.optim.AdamW` of one fused step ends in; its checks take longer
+            torch._fused_adamw_(
                 values, gradients, first, second, [], steps,
-                fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=learning_rate,
+                amsgrad=False, beta1=0.9, beta2=0.999, lr=learning_rate,
                 weight_decay=self._weight_decay, eps=1e-8, maximize=False,
             )  # fmt: skip
-            for all_, step in self._together:
-                all_.copy_(step)

@@ -18,7 +18,7 @@ from ...errors import Problems, UsageError, suggest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .gradients import Gradients, Term
+    from .gradients import Term
     from .products import Products
 
 #: The loss of the published model.
@@ -47,7 +47,8 @@ def _corrmatch(p: Products) -> Tensor:
 
     from .products import Rows
 
-    units = Rows.make(_kept(p.true), p.n_values[..., 0]).augmented[..., :-1, :]
+    rows = Rows.make(_kept(p.true), p.n_values[..., 0, 0])
+    units = rows.augmented[..., :-1, :] * rows.scale.mT
     norm: Tensor = torch.linalg.vector_norm(p.correlations() - units @ units.mT, dim=(-2, -1))
     return norm
 
@@ -79,12 +80,12 @@ def _encneidot(p: Products) -> Tensor:
 
 
 def _latentnorm(p: Products) -> Tensor:
-    norm: Tensor = p.y_square.sum(-1).sqrt()
+    norm: Tensor = p.y_square.sum((-2, -1)).sqrt()
     return norm
 
 
 def _latentmaxrad(p: Products) -> Tensor:
-    radius: Tensor = (p.y_square - 1).relu().mean(-1)
+    radius: Tensor = (p.y_square - 1).relu().mean((-2, -1))
     return radius
 
 
@@ -203,13 +204,8 @@ class Loss:
         names = [*self.named("output"), *self.named("latent")]
         return all(TERMS[name].closed for name in names)
 
-    def closed(self, kind: str, products: Products, gradients: Gradients) -> Tensor:
-        """Value of the terms of a kind that are closed; their gradients are added."""
-        from .gradients import weighted_sum
-
-        return weighted_sum(products, self._closed_terms(kind), gradients)
-
-    def _closed_terms(self, kind: str) -> list[tuple[float, Term]]:
+    def closed_terms(self, kind: str) -> list[tuple[float, Term]]:
+        """Weights and functions of the terms of a kind that are closed."""
         from . import gradients
 
         return [
@@ -231,12 +227,17 @@ class Loss:
         return any(TERMS[name].needs_predictions for name in self.weights)
 
     def _sum(self, kind: str, products: Products, *, twice: bool) -> Tensor:
-        from .gradients import Gradients, attach
+        import torch
+
+        from .gradients import Gradients, attach, weighted_sum
 
         values: list[Tensor] = []
-        if self._closed_terms(kind):
+        closed = self.closed_terms(kind)
+        if closed:
             gradients = Gradients.zeros(products)
-            value = attach(products, self.closed(kind, products, gradients), gradients)
+            with torch.no_grad():
+                value = weighted_sum(products, closed, gradients)
+            value = attach(products, value, gradients)
             values.append(2 * value - value.detach() if twice else value)
         for name in self.named(kind):
             term = TERMS[name]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..layers import Layer
-from .coders import Coders, Dropout, drop, unit_rows
+from .coders import Buffers, Coders, Dropout, drop, unit_rows
 from .losses import Loss
 from .options import TrainingOptions
 from .products import Products, Rows, linear_products, predicted_products
@@ -37,6 +37,8 @@ class Network:
         Their names.
     options
         With the schedule's defaults.
+    buffers
+        For what a step makes and the next one does not need.
     """
 
     names: tuple[str, ...]
@@ -47,6 +49,7 @@ class Network:
     groups: tuple[int, ...]
     group_names: tuple[str, ...]
     options: TrainingOptions
+    buffers: Buffers
 
     @classmethod
     def initial(
@@ -83,6 +86,7 @@ class Network:
             groups=tuple(group_names.index(name) for name in groups),
             group_names=group_names,
             options=options,
+            buffers=Buffers(device),
         )
 
     @property

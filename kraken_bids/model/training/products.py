@@ -27,66 +27,65 @@ class Rows:
     Parameters
     ----------
     augmented
-        (..., n + 1, n_values): each row less its mean, of length 1 (zeros if it is constant), and
-        below them a row of ones, zeros where rows are padded.
-    norm, mean, square
-        (..., n): length of each row less its mean, its mean, and its sum of squares.
+        (..., n + 1, n_values): each row less its mean, and below them a row of ones; zeros where
+        rows are padded.
+    scale, mean, square
+        (..., 1, n): one over the length of each row less its mean (0 if it is constant), its
+        mean, and its sum of squares.
     n_values
-        (..., 1) values of a row, padding not counted.
+        (..., 1, 1) values of a row, padding not counted.
     """
 
     augmented: Tensor
-    norm: Tensor
+    scale: Tensor
     mean: Tensor
     square: Tensor
     n_values: Tensor
 
     @classmethod
-    def make(cls, values: Tensor, n_values: Tensor) -> Rows:
-        """Prepare (..., n, width) values, padded with zeros, of (...) true values a row."""
-        ones = (torch.arange(values.shape[-1], device=values.device) < n_values[..., None]).to(
-            values.dtype
-        )[..., None, :]
-        n_values = n_values[..., None]
-        mean, square = values.sum(-1) / n_values, values.square().sum(-1)
-        variation = square - n_values * mean.square()
-        norm = variation.clamp_min(0).sqrt() * (variation > NOTHING * square)
-        centred = values - mean[..., None] * ones
-        scale = torch.where(norm > 0, norm, torch.inf)[..., None]
-        augmented = torch.cat([centred / scale, ones], dim=-2)
-        return cls(augmented, norm, mean, square, n_values)
+    def make(cls, values: Tensor, n_values: Tensor, augmented: Tensor | None = None) -> Rows:
+        """Prepare (..., n, width) values, padded with zeros, of (...) true values a row.
 
-    def select(self, places: Tensor) -> Rows:
-        """Take some of the first axis, in this order, also more than once."""
-        return Rows(
-            self.augmented[places],
-            self.norm[places],
-            self.mean[places],
-            self.square[places],
-            self.n_values[places],
-        )
+        Room for `augmented` is made if none is given.
+        """
+        *lead, n, width = values.shape
+        ones = torch.arange(width, device=values.device) < n_values[..., None]
+        n_values = n_values[..., None, None]
+        mean = values.sum(-1, keepdim=True).div_(n_values)
+        if augmented is None:
+            augmented = values.new_empty(*lead, n + 1, width)
+        centred, row = augmented[..., :-1, :], augmented[..., -1:, :]
+        row.copy_(ones[..., None, :])
+        torch.addcmul(values, mean, row, value=-1, out=centred)
+        variation = square_sums(centred)
+        square = torch.addcmul(variation, mean * n_values, mean)
+        scale = variation.masked_fill(variation <= NOTHING * square, torch.inf).rsqrt_()
+        return cls(augmented, scale.mT, mean.mT, square.mT, n_values)
 
     def values(self) -> Tensor:
         """(..., n, width) values as they were."""
-        ones = self.augmented[..., -1:, :]
-        units = self.augmented[..., :-1, :]
-        return units * self.norm[..., None] + self.mean[..., None] * ones
+        return torch.addcmul(
+            self.augmented[..., :-1, :], self.mean.mT, self.augmented[..., -1:, :]
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Products:
     """Inner products between rows x (true, or latents) and y (predicted, or latents).
 
+    What belongs to a row y stands in columns, what belongs to a row x in rows, so that all of it
+    broadcasts against the products.
+
     Parameters
     ----------
     along
-        (..., n of y, n of x): y times the direction of x.
+        (..., n of y, n of x): y times x less its mean.
     y_square, y_total
-        (..., n): sums of squares and sums of the rows y.
-    x_norm, x_mean, x_square
-        (..., n), see `Rows`.
+        (..., n, 1): sums of squares and sums of the rows y.
+    x_scale, x_mean, x_square
+        (..., 1, n), see `Rows`; no scale where y are x.
     n_values
-        (..., 1).
+        (..., 1, 1).
     predicted, true
         (..., n, n_values) y and x themselves; None where no loss asks for them.
     same
@@ -96,7 +95,7 @@ class Products:
     along: Tensor
     y_square: Tensor
     y_total: Tensor
-    x_norm: Tensor
+    x_scale: Tensor | None
     x_mean: Tensor
     x_square: Tensor
     n_values: Tensor
@@ -111,13 +110,12 @@ class Products:
 
     def inner(self) -> Tensor:
         """(..., n of y, n of x) inner products."""
-        across = self.y_total[..., :, None] * self.x_mean[..., None, :]
-        return torch.addcmul(across, self.along, self.x_norm[..., None, :])
+        return torch.addcmul(self.along, self.y_total, self.x_mean)
 
     def correlations(self) -> Tensor:
         """(..., n of y, n of x) Pearson correlations of rows; constant rows correlate 0."""
         scale = inverse_deviation(self.y_square, self.y_total, self.n_values)
-        return self.along * scale[..., None]
+        return self.along * scale * (scale.mT if self.x_scale is None else self.x_scale)
 
 
 def inverse_deviation(square: Tensor, total: Tensor, n_values: Tensor) -> Tensor:
@@ -174,33 +172,15 @@ def latent_products(latents: Tensor, target: Tensor | None = None) -> Products:
         Gradients flow to the latents as y only. Of a term that treats x and y alike the gradient
         by the latents as both is twice that.
     """
-    rows = latent_rows(latents if target is None else target)
-    along, square = RowProducts.apply(latents, rows.augmented)
-    return arranged_latents(along, square, rows, same=target is None)
-
-
-def latent_rows(latents: Tensor) -> Rows:
-    """Prepare latents, (..., n, latent_size), as rows to hold others against."""
     with torch.no_grad():
-        size = latents.shape[-1]
-        mean = latents.mean(-1, keepdim=True)
-        centred = latents - mean
-        norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
-        device, length = latents.device, norm.square()
-        square = torch.addcmul(length, mean, mean, value=size)
-        is_constant = length <= square * number(NOTHING, device)
-        units = centred.div_(norm.masked_fill(is_constant, number(torch.inf, device)))
-        norm.masked_fill_(is_constant, number(0.0, device))
-        augmented = torch.cat([units, torch.ones_like(units[..., :1, :])], dim=-2)
-        n_values = torch.full_like(mean[..., 0, :], size)
-    return Rows(augmented, norm[..., 0], mean[..., 0], square[..., 0], n_values)
-
-
-def arranged_latents(along: Tensor, square: Tensor, rows: Rows, *, same: bool) -> Products:
-    """Give products of latents their names."""
+        x = latents if target is None else target
+        rows = Rows.make(x, x.new_full(x.shape[:-2], x.shape[-1]))
+    along, square = RowProducts.apply(latents, rows.augmented)
+    n = along.shape[-2]
     return Products(
-        along[..., :-1], square, along[..., -1], rows.norm, rows.mean, rows.square, rows.n_values,
-        same=same,
+        along.narrow(-1, 0, n), square, along.narrow(-1, n, 1),
+        None if target is None else rows.scale, rows.mean, rows.square, rows.n_values,
+        same=target is None,
     )  # fmt: skip
 
 
@@ -249,20 +229,19 @@ def linear_products(latents: Tensor, weight: Tensor, bias: Tensor, rows: Rows) -
 
 def arranged(along: Tensor, square: Tensor, rows: Rows, predicted: Tensor | None) -> Products:
     """Give products of predictions their names and their axes of targets and sources."""
-    n_targets, n = rows.square.shape
+    n_targets, n = len(along), rows.square.shape[-1]
     along = along.view(n_targets, -1, n, n + 1)
-    shape = along.shape[:3]
-    kept = None if predicted is None else predicted.view(*shape, -1)
+    lead = along.shape[:3]
     return Products(
-        along=along[..., :n],
-        y_square=square.view(shape),
-        y_total=along[..., n],
-        x_norm=rows.norm[:, None],
-        x_mean=rows.mean[:, None],
-        x_square=rows.square[:, None],
-        n_values=rows.n_values[:, None],
-        predicted=kept,
-        true=None if predicted is None else rows.values()[:, None],
+        along=along.narrow(-1, 0, n),
+        y_square=square.view(*lead, 1),
+        y_total=along.narrow(-1, n, 1),
+        x_scale=rows.scale.unsqueeze(1),
+        x_mean=rows.mean.unsqueeze(1),
+        x_square=rows.square.unsqueeze(1),
+        n_values=rows.n_values.unsqueeze(1),
+        predicted=None if predicted is None else predicted.view(*lead, -1),
+        true=None if predicted is None else rows.values().unsqueeze(1),
     )
 
 
@@ -271,29 +250,35 @@ class RowProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, augmented: Tensor) -> tuple[Tensor, Tensor]:
-        """Give (..., n, m) and (..., n)."""
+        """Give (..., n, m) and (..., n, 1)."""
         ctx.save_for_backward(y, augmented)
-        return y @ augmented.mT, y.square().sum(-1)
+        return y @ augmented.mT, square_sums(y)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """Pass over the rows once."""
         y, augmented = ctx.saved_tensors
         gradient = gradients[0] @ augmented
-        return gradient.addcmul_(y, gradients[1][..., None], value=2), None
+        return gradient.addcmul_(y, gradients[1], value=2), None
+
+
+def square_sums(y: Tensor) -> Tensor:
+    """(..., n, 1) sums of squares of rows, in one pass and without their squares."""
+    lengths: Tensor = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
+    return lengths.square_()
 
 
 def linear_forward(
     z: Tensor, weight: Tensor, bias: Tensor, augmented: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Give products (n_targets, rows, n + 1) and squares (n_targets, rows), and two to keep."""
+    """Give products (n_targets, rows, n + 1) and squares (n_targets, rows, 1), two to keep."""
     wide = z.expand(len(weight), -1, -1)
     onto = weight @ augmented.mT
     along = torch.baddbmm(bias @ augmented.mT, wide, onto)
     half = torch.baddbmm(bias @ weight.mT, wide, weight @ weight.mT)  # z D Dᵀ + b Dᵀ
     # |y|² = (z D Dᵀ + b Dᵀ) · z + z · D b + |b|²
-    cross = (wide @ (weight @ bias.mT)).squeeze(-1)
-    square = torch.linalg.vecdot(half, wide).add_(cross).add_(bias.square().sum(-1))
+    cross = wide @ (weight @ bias.mT)
+    square = (half * wide).sum(-1, keepdim=True).add_(cross).add_(square_sums(bias))
     return along, square, onto, half
 
 
@@ -310,7 +295,7 @@ def linear_backward(
         Gradients by the products and the squares.
     """
     z, weight, bias, augmented, onto, half = saved
-    d_square = 2 * d_square[..., None]
+    d_square = 2 * d_square
     wide = z.expand(len(weight), -1, -1)
     d_z = (d_along @ onto.mT).addcmul_(half, d_square)
     scaled = wide * d_square

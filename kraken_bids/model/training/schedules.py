@@ -6,19 +6,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .coders import Adam, Buffers, Coders, Dropout
+from .coders import Adam, Coders, Dropout
 from .losses import Loss
 from .network import Network
-from .plain import PlainModel, Shares, Step
+from .order import Batches, draw_pairs, rounds, shuffle, split_batches
+from .plain import PlainModel, PlainSteps, Shares, Step
 from .products import Rows
+from .similarity import similarity_step
 
 #: Streams of random numbers that follow from seed and epoch.
-DROPOUT, _ORDER, _SIMILARITY = 1, 2, 3
+DROPOUT, _SIMILARITY = 1, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,17 +71,16 @@ def joint_epoch(network: Network, features: Tensor, loss: Loss, epoch: int) -> E
     dropout = Dropout((options.seed, epoch, DROPOUT), features.device)
     n_batches = -(-n // options.batch_size)
     order = shuffle(n, options.seed + epoch).to(features.device)
-    shuffled = features[:, order]
     adam = Adam(network.parts, options.weight_decay)
     totals = _Totals(len(network.names), features.device)
-    plain = _plain_joint(network, loss, features)
-    for number, part in enumerate(torch.tensor_split(shuffled, n_batches, dim=1)):
-        batch = Rows.make(part, network.n_features)
-        if plain is None:
-            found = _joint(network, part, batch, loss, dropout, adam)
+    steps = _plain_joint(network, loss, adam.whole)
+    batches = split_batches(features, network.n_features, order, n_batches, network.buffers)
+    for number, (x, truth) in enumerate(batches):
+        if steps is None:
+            found = _joint(network, x, truth, loss, dropout, adam)
         else:
-            both = network.encoders, network.decoders
-            found = plain(part.shape[1]).step(part, batch, both, dropout, adam.gradients)
+            step = steps(x.shape[1])
+            found = step(x, truth, *step.kept(dropout, 1))
         done = (epoch * n_batches + number) / (options.epochs * n_batches)
         adam.step(options.learning_rate * 0.5 * (1 + math.cos(math.pi * done)))
         totals.output += found.output.T
@@ -109,22 +110,24 @@ def _joint(
 
 
 def _plain_joint(
-    network: Network, loss: Loss, features: Tensor
-) -> Callable[[int], PlainModel] | None:
+    network: Network, loss: Loss, gradients: Sequence[Tensor]
+) -> Callable[[int], PlainSteps] | None:
     """Give what computes the same step of a linear model, by size of batch; None for others."""
     if not (network.is_plain and loss.is_closed):
         return None
-    options, n_flavors, buffers = network.options, len(features), Buffers(features.device)
-    n_pairs = max(n_flavors * (n_flavors - 1), 1)
+    options, n_flavors = network.options, len(network.names)
+    n_pairs, coders = max(n_flavors * (n_flavors - 1), 1), (network.encoders, network.decoders)
 
-    def model(n: int) -> PlainModel:
+    @cache
+    def steps(n: int) -> PlainSteps:
         between = loss.between(options.latent_size) / (n * options.latent_size * n_pairs)
-        return PlainModel(
+        model = PlainModel(
             loss, Shares(1 / n_flavors**2, 1 / n_flavors, between), options.dropout,
-            options.output_dropout or 0.0, options.normalize, is_joint=True, buffers=buffers,
+            options.output_dropout or 0.0, options.normalize, is_joint=True,
         )  # fmt: skip
+        return PlainSteps(model, coders, gradients, n, network.buffers)
 
-    return model
+    return steps
 
 
 def _spread(network: Network, latents: Tensor, crossed: Tensor) -> Tensor:
@@ -163,62 +166,20 @@ def reference_epoch(network: Network, features: Tensor, loss: Loss, epoch: int) 
     """
     options = network.options
     n_flavors, n, _ = features.shape
-    size = options.batch_size
-    order = shuffle(n, options.seed + epoch)[: n // size * size].to(features.device)
-    shuffled = features[:, order]
-    values = shuffled.view(n_flavors, -1, size, shuffled.shape[-1])
-    n_batches = values.shape[1]
-    counts = network.n_features[:, None].expand(-1, n_batches)
-    batches = Batches(values, Rows.make(values, counts))
+    order = shuffle(n, options.seed + epoch).to(features.device)
+    batches = Batches.make(
+        features, network.n_features, order, options.batch_size, network.buffers
+    )
     dropout = Dropout((options.seed, epoch, DROPOUT), features.device)
     totals = _Totals(n_flavors, features.device)
     pairs = draw_pairs(n_flavors, options.seed, epoch)
-    buffers = Buffers(features.device)
     for pairs_of_round in rounds(pairs, network.way):
-        _train_round(network, pairs_of_round, batches, loss, dropout, totals, buffers)
+        _train_round(network, pairs_of_round, batches, loss, dropout, totals)
     weight = loss.between(options.latent_size)
     if weight and n_flavors > 1:
         drops = Dropout((options.seed, epoch, _SIMILARITY), features.device)
-        totals.between += weight * _similarity_step(network, features, weight, drops)
-    return totals.mean(n_batches, between=1)
-
-
-def draw_pairs(n_flavors: int, seed: int, epoch: int) -> list[tuple[int, int]]:
-    """Draw an order of all ordered pairs of flavors, source and target; all are equally likely."""
-    rng = np.random.default_rng([seed, epoch, _ORDER])
-    return [divmod(int(place), n_flavors) for place in rng.permutation(n_flavors**2)]
-
-
-def rounds(
-    pairs: Sequence[tuple[int, int]], way: Callable[[int, int], int] = lambda _i, _j: -1
-) -> list[list[tuple[int, int]]]:
-    """Group pairs of flavors so that those of a group share no coder.
-
-    Parameters
-    ----------
-    pairs
-        (source, target), in the order in which they are to be trained.
-    way
-        Number of the transform between groups that a pair uses, -1 for none.
-
-    Returns
-    -------
-    list
-        Rounds; a pair comes behind all earlier pairs with which it shares an encoder, a decoder
-        or a transform.
-    """
-    last: dict[tuple[str, int], int] = {}
-    found: list[list[tuple[int, int]]] = []
-    for source, target in pairs:
-        used = [("encoder", source), ("decoder", target)]
-        if way(source, target) >= 0:
-            used.append(("transform", way(source, target)))
-        number = 1 + max(last.get(key, -1) for key in used)
-        if number == len(found):
-            found.append([])
-        found[number].append((source, target))
-        last.update(dict.fromkeys(used, number))
-    return found
+        totals.between += weight * similarity_step(network, features, weight, drops)
+    return totals.mean(batches.values.shape[1], between=1)
 
 
 def _train_round(
@@ -228,10 +189,9 @@ def _train_round(
     loss: Loss,
     dropout: Dropout,
     totals: _Totals,
-    buffers: Buffers,
 ) -> None:
     """Train pairs that share nothing on all batches, side by side."""
-    options, device = network.options, batches.values.device
+    options, device, buffers = network.options, batches.values.device, network.buffers
     sources, targets = torch.tensor(pairs, device=device).T
     batches = batches.select(sources, targets, buffers)
     encoders = network.encoders.take(sources, buffers, "encoders")
@@ -244,69 +204,29 @@ def _train_round(
         crossed = _Crossed(network.crossings.take(numbers), rows)
         parts.append(crossed.coders)
     adam = Adam(parts, options.weight_decay, buffers)
-    plain = None
+    both, steps = (encoders, decoders), None
     if network.is_plain and loss.is_closed:
-        plain = PlainModel(
+        model = PlainModel(
             loss, Shares(), options.dropout, options.output_dropout or 0.0, options.normalize,
-            is_joint=False, buffers=buffers,
+            is_joint=False,
         )  # fmt: skip
-    for number in range(batches.values.shape[1]):
-        x, truth = batches.part(number)
-        if plain is not None:
-            found = plain.step(x, truth, (encoders, decoders), dropout, adam.gradients)
+        steps = PlainSteps(model, both, adam.whole, options.batch_size, buffers)
+        kept = steps.kept(dropout, batches.values.shape[1])
+    nothing = torch.zeros(len(pairs), device=device)
+    sums = Step(nothing, nothing.clone(), totals.between)
+    for number, (x, truth) in enumerate(batches.parts()):
+        if steps is not None:
+            found = steps(x, truth, kept[number])
         else:
-            both = encoders, decoders
             found = _pairs(network, both, crossed, (x, truth), loss, dropout, adam)
         adam.step(options.learning_rate)
-        totals.add(sources, targets, found)
+        sums.output.add_(found.output)
+        sums.latent.add_(found.latent)
+    totals.add(sources, targets, sums)
     network.encoders.put(sources, encoders)
     network.decoders.put(targets, decoders)
     if network.crossings is not None and crossed is not None:
         network.crossings.put(numbers, crossed.coders)
-
-
-@dataclass(frozen=True, eq=False)
-class Batches:
-    """All batches of an epoch.
-
-    Parameters
-    ----------
-    values
-        (n_flavors, n_batches, n, n_features).
-    rows
-        The same, prepared.
-    """
-
-    values: Tensor
-    rows: Rows
-
-    def select(self, sources: Tensor, targets: Tensor, buffers: Buffers) -> Batches:
-        """Take inputs of some flavors and the truth of others, each into buffers."""
-        return Batches(
-            _selected(self.values, sources, buffers, "inputs"),
-            Rows(
-                *(
-                    _selected(array, targets, buffers, f"truth {name}")
-                    for name, array in vars(self.rows).items()
-                )
-            ),
-        )
-
-    def part(self, number: int) -> tuple[Tensor, Rows]:
-        """One batch of all flavors."""
-        rows = self.rows
-        return self.values[:, number], Rows(
-            rows.augmented[:, number],
-            rows.norm[:, number],
-            rows.mean[:, number],
-            rows.square[:, number],
-            rows.n_values[:, number],
-        )
-
-
-def _selected(array: Tensor, rows: Tensor, buffers: Buffers, name: str) -> Tensor:
-    out = buffers(name, len(rows), *array.shape[1:])
-    return torch.index_select(array, 0, rows, out=out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,50 +263,7 @@ def _pairs(
     output = loss.output(network.predict(coders[1], given, batch[1], loss, drawn[1]))
     latent = loss.latent(latents)
     adam.fill(torch.autograd.grad(output.sum() + latent.sum(), leaves))
-    return Step(output.detach(), latent.detach(), latent.new_zeros(()))
-
-
-def _similarity_step(
-    network: Network, features: Tensor, weight: float, dropout: Dropout
-) -> Tensor:
-    """Pull each flavor's latents towards those of the flavors before it, in one step.
-
-    With separate spaces of groups, towards those of all others, transformed into its own.
-    """
-    options, n = network.options, features.shape[1]
-    with torch.no_grad():
-        targets = network.encode(network.encoders, features)
-        if network.crossings is None:
-            first = 1
-            counts = torch.arange(1.0, len(targets), device=features.device)[:, None, None]
-            sums = targets.cumsum(0)[:-1]
-            squares = targets.square().sum().mul(0) + targets.square().sum((1, 2)).cumsum(0)[:-1]
-            factor = 2.0
-        else:
-            first = 0
-            moved = network.cross(targets).view(len(targets), *targets.shape)
-            own = torch.eye(len(targets), device=features.device)[..., None, None]
-            moved = moved * (1 - own)
-            counts = torch.full((len(targets), 1, 1), len(targets) - 1.0, device=features.device)
-            sums, squares, factor = moved.sum(1), moved.square().sum((1, 2, 3)), 1.0
-    rows = torch.arange(first, len(targets), device=features.device)
-    encoders: Coders = network.encoders.take(rows)
-    leaves = encoders.leaves()
-    adam = Adam([encoders], options.weight_decay)
-    drawn = encoders.draw(dropout, n, options.dropout, options.dropout)
-    latents = network.encode(encoders, features[first:], drawn)
-    # Σ_k |z_i - t_k|² from the number, the sum and the squares of the t_k
-    apart = (counts * latents.square() - 2 * latents * sums).sum() + squares.sum()
-    value = factor * apart / targets[0].numel()
-    adam.fill(torch.autograd.grad(weight * value, leaves))
-    adam.step(options.learning_rate)
-    network.encoders.put(rows, encoders)
-    return value.detach()
-
-
-def shuffle(n: int, seed: int) -> Tensor:
-    """Draw an order of n participants."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return Step(output.detach()[:, 0], latent.detach(), latent.new_zeros(()))
 
 
 class _Totals:
@@ -398,8 +275,8 @@ class _Totals:
         self.between = torch.zeros((), device=device)
 
     def add(self, sources: Tensor, targets: Tensor, found: Step) -> None:
-        """Add what a step of some pairs found."""
-        self.output.index_put_((sources, targets), found.output[:, 0], accumulate=True)
+        """Add what steps of some pairs found."""
+        self.output.index_put_((sources, targets), found.output, accumulate=True)
         self.latent.index_add_(0, sources, found.latent, alpha=1 / len(self.latent))
 
     def mean(self, n_batches: int, *, between: int = 0) -> EpochLoss:

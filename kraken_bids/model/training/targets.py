@@ -11,9 +11,10 @@ from torch import Tensor
 from .coders import Adam, Dropout, drop, unit_rows
 from .losses import Loss
 from .network import Network
+from .order import shuffle
 from .plain import Step
 from .products import Rows
-from .schedules import DROPOUT, EpochLoss, shuffle
+from .schedules import DROPOUT, EpochLoss
 
 
 def targeted_epoch(
