@@ -64,6 +64,7 @@ MEASURED_LABELS: dict[str, str] = {
 PREDICTION_LABELS: dict[str, str] = {
     "kraken": "Quality of the predictions over the cohort",
     "participant": "Quality of the predictions by participant",
+    "trust": "Whether predictions can be trusted, flavor by flavor",
     "fusion": "From the mean latent of all measured flavors",
     "fusionSC": "From the mean latent of the measured structural flavors",
     "fusionFC": "From the mean latent of the measured functional flavors",
@@ -223,6 +224,7 @@ def write_prediction_dataset(
             labels=tuple(labels.items()),
             outputs=(
                 "latent",
+                "trust",
                 "prediction_file" if options.relmat_format == "h5" else "prediction",
                 "cohort_latent",
                 "adaptation",

@@ -98,6 +98,8 @@ OUTPUTS: dict[str, Output] = {
     "functional_qc": Output("func", "qc", ".tsv", ("desc",), "quality of a functional run"),
     "structural_qc": Output("dwi", "qc", ".tsv", ("desc",), "quality of a diffusion series"),
     "latent": Output("session", "latent", ".tsv", (), "latents, a row a source"),
+    "trust": Output("session", "qc", ".tsv", ("desc",),
+                    "whether a session's predictions can be trusted, a row a flavor"),
     "prediction": Output("{datatype}", "relmat", ".tsv", ("atlas", "meas", "desc"),
                          "predicted connectome"),
     "prediction_file": Output("session", "relmat", ".h5", (),

@@ -320,6 +320,12 @@ PARTICIPANT_COLUMNS: dict[str, str] = {
     "flavors": "Measured flavors used",
     "filled_edges": "Edges of missing regions filled with the training mean, in all flavors",
     "n_problems": "Files that could not be used",
+    "trust": "Whether predictions can be trusted: all that the session's desc-trust_qc.tsv says "
+    "of its flavors",
+    "n_doubtful": "Number of measured flavors that do not fit",
+    "doubtful_flavors": "Measured flavors that do not fit",
+    "modality_match": "How much better the participant's structural and functional latents fit "
+    "each other than those of others: a standard score, about 0 for latents of two people",
     "explained": "Share of the connectomes' deviation from the training mean that the model's "
     "components hold, mean over flavors: low values say that the model has not seen the like",
     "training_mean_r_{}": "Pearson correlation over edges of {} as measured with the mean of the "

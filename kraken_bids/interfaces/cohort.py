@@ -32,6 +32,7 @@ from ..bids.predictions import (
     save_participant_qc,
     save_prediction_qc,
 )
+from ..bids.trust_table import TrustRow, describe_concerns
 from ..bids.writers import write_json
 from ..connectome.adaptation import ADAPTATIONS
 from ..connectome.edges import edges_to_matrix
@@ -44,6 +45,7 @@ from .translation import (
     save_arrays,
     session_lambdas,
 )
+from .trust import judge_sessions, save_judged
 
 _log = logging.getLogger(__name__)
 
@@ -209,8 +211,10 @@ class _Evaluation:
             "FlavorsNotInModel": list(self.plan.left_out),
         }
         save_prediction_qc(root, rows, provenance=provenance)
-        save_participant_qc(root, [self._participant(i) for i in range(len(self.sessions))])
         identities = [identity(session) for session in self.sessions]
+        judged = self._judge()
+        save_judged(root, identities, judged)
+        save_participant_qc(root, [self._participant(i, trust) for i, trust in enumerate(judged)])
         for fusion in self.plan.fusions:
             save_cohort_latents(
                 root,
@@ -232,6 +236,25 @@ class _Evaluation:
             with np.load(file, allow_pickle=False) as sums:
                 arrays.append(sums[key])
         return np.concatenate(arrays)
+
+    def _judge(self) -> list[list[TrustRow]]:
+        """Judge every connectome by the cohort."""
+        from ..model.trust import MEASURES, match_modalities
+
+        flavors = self.plan.flavors
+        columns: dict[str, dict[str, NDArray]] = {}
+        for flavor in flavors:
+            values = self._joined(f"trust/{flavor}")
+            columns[flavor] = dict(zip(MEASURES, values.T, strict=True))
+            self._counts[f"similarity/{flavor}"] = columns[flavor]["training_mean_r"]
+        matches, modalities = match_modalities(
+            flavors, lambda flavor: self._joined(f"latent/{flavor}"), self.bundle
+        )
+        if modalities is not None:
+            for flavor in flavors:
+                columns[flavor] |= {"match": matches[flavor], "modality_match": modalities}
+        present = {flavor: self._count(f"n_inputs/{flavor}") > 0 for flavor in flavors}
+        return judge_sessions(columns, present, self.bundle)
 
     def _order(self, row: QualityRow) -> tuple[int, int]:
         return self.plan.sources.index(row.source), self.plan.targets.index(row.target)
@@ -274,7 +297,7 @@ class _Evaluation:
                         p_permutation=evaluation.p_permutation,
                     )
 
-    def _participant(self, row: int) -> dict[str, Any]:
+    def _participant(self, row: int, trust: Sequence[TrustRow]) -> dict[str, Any]:
         """Row of a session in the participants' table."""
         participant, session = identity(self.sessions[row])
         cells = dict(
@@ -292,6 +315,7 @@ class _Evaluation:
                 (problem["participant"], problem["session"] or None) == (participant, session)
                 for problem in self.problems
             ),
+            **_sum_up_trust(trust),
             "explained": mean_of(self.explained, row),
             **self._similarities(row),
         }
@@ -319,6 +343,21 @@ class _Evaluation:
         if key not in self._counts:
             self._counts[key] = self._joined(key)
         return self._counts[key]
+
+
+def _sum_up_trust(rows: Sequence[TrustRow]) -> dict[str, Any]:
+    """What the participants' table says of all flavors of a session together."""
+    doubtful = [row.flavor for row in rows if row.concerns]
+    match = next((row.values["modality_match"] for row in rows if "modality_match" in row.values),
+                 None)  # fmt: skip
+    return {
+        "trust": describe_concerns(name for row in rows for name in row.concerns)
+        if rows
+        else None,
+        "n_doubtful": len(doubtful),
+        "doubtful_flavors": ",".join(doubtful) or None,
+        "modality_match": match,
+    }
 
 
 def mean_of(columns: Sequence[NDArray[np.floating]], row: int) -> float | None:

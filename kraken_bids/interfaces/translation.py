@@ -41,10 +41,10 @@ from ..bids.sidecars import bids_uri
 from ..bids.writers import read_connectome, write_json
 from ..connectome.adaptation import ADAPTATIONS
 from ..connectome.edges import edges_to_matrix, matrix_to_edges
-from ..connectome.similarity import correlate_with_mean
 from ..errors import InputError, KrakenBIDSError, ModelError, UsageError
 from ..flavors import Flavor
 from ..plan import CohortSession
+from .trust import judge_sessions, save_judged
 
 _log = logging.getLogger(__name__)
 
@@ -362,6 +362,7 @@ class _Translation:
         """Write the session's files; return what the evaluation needs."""
         from ..model.krakencoder import Krakencoder
         from ..model.translation import adapt_batch
+        from ..model.trust import measure_batch
 
         self.adapted = adapt_batch(
             self.measured,
@@ -370,7 +371,9 @@ class _Translation:
             sites=[session["site"] for session in self.sessions],
         )
         model = Krakencoder(self.bundle, device=self.inputs.device)
-        encoded = model.encode(self.adapted.edges)
+        seen = model.encode_seen(self.adapted.edges)
+        encoded = {flavor: one.latent for flavor, one in seen.items()}
+        measures = measure_batch(self.measured, self.adapted, seen, self.bundle)
         latents, n_inputs = self._with_fusions(encoded)
         self._save_latents(latents, n_inputs)
         sums: dict[str, NDArray] = {}
@@ -388,18 +391,23 @@ class _Translation:
             save_session_sidecar(
                 self.root, session_entities(*identity(self.sessions[row])), sidecars
             )
-        sums |= self._similarities()
+        if not isdefined(self.inputs.means_file):
+            self._save_trust(measures, n_inputs)
+        sums |= {
+            f"trust/{flavor}": np.column_stack(list(columns.values()))
+            for flavor, columns in measures.items()
+        }
         sums |= {f"latent/{name}": latent for name, latent in latents.items()}
         sums |= {f"n_inputs/{name}": n for name, n in n_inputs.items()}
         return sums | {f"filled/{name}": n for name, n in self.adapted.n_filled.items()}
 
-    def _similarities(self) -> dict[str, NDArray]:
-        """How the connectomes as measured correlate with the model's training means."""
-        return {
-            f"similarity/{flavor}": correlate_with_mean(edges, mean)
-            for flavor, edges in self.measured.items()
-            if (mean := self.bundle.training_mean(flavor)) is not None
-        }
+    def _save_trust(
+        self, measures: Mapping[str, Mapping[str, NDArray]], n_inputs: Mapping[str, NDArray]
+    ) -> None:
+        """Judge sessions by what holds for any cohort: there is none here."""
+        present = {flavor: n_inputs[flavor] > 0 for flavor in measures}
+        rows = judge_sessions(measures, present, self.bundle)
+        save_judged(self.root, [identity(session) for session in self.sessions], rows)
 
     def _with_fusions(
         self, encoded: Mapping[str, NDArray]

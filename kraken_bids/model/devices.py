@@ -211,6 +211,18 @@ class Chain:
             )
         )
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether rows are brought to length 1 at the end."""
+        return self.layers[-1][2][-1:] == (normalize_rows,)
+
+    def without_normalization(self, x: Any) -> Any:
+        """Map (n, n_in) to (n, n_out) as they are before they are brought to length 1, if so."""
+        if not self.normalizes:
+            return self(x)
+        *before, (weight, bias, activations) = self.layers
+        return Chain((*before, (weight, bias, activations[:-1])))(x)
+
     def __call__(self, x: Any) -> Any:
         """Map (n, n_in) to (n, n_out)."""
         for weight, bias, activations in self.layers:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from .bundle import Bundle, open_bundle
 from .devices import Chain, Device, library_of, open_device, resolve_device
 from .fusion import Fused, PlannedSource, fuse, plan_predictions
 from .transforms import PER_EDGE_MEAN, Transform
+from .trust import N_MEASURES, Seen, look
 from .weights import MappedWeights
 
 __all__ = ["Krakencoder", "LoadedFlavor", "Prediction", "load_flavor", "resolve_device"]
@@ -282,6 +284,31 @@ class Krakencoder:
             flavor: self._map(self._load(flavor).encode, x, self.latent_size)
             for flavor, x in self._rows(connectomes).items()
         }
+
+    def encode_seen(self, connectomes: Connectomes) -> dict[str, Seen]:
+        """Encode connectomes, and see on the way how much they are like the training data.
+
+        Parameters
+        ----------
+        connectomes
+            As for `encode`.
+
+        Returns
+        -------
+        dict
+            Latents, as `encode` gives them, and measures by flavor.
+
+        Raises
+        ------
+        ModelError
+            As `encode`.
+        """
+        found = {}
+        for flavor, x in self._rows(connectomes).items():
+            loaded = self._load(flavor)
+            rows = self._map(partial(look, loaded), x, self.latent_size + N_MEASURES)
+            found[flavor] = Seen.read(rows, self.bundle, flavor)
+        return found
 
     def fuse(
         self,

@@ -158,6 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..model.training import Records, Scratch, train_krakencoder
     from ..model.training.cohort_checks import check_target_options
     from ..model.training.records import SPLIT_NAME, write_split
+    from ..model.typical import note_typical
     from .training_figures import draw_records
     from .training_setup import make_split, open_cohort, read_cohort, read_tables
     from .training_target import open_target
@@ -202,6 +203,8 @@ def run(arguments: argparse.Namespace) -> int:
         device=device,
         progress=_Progress(options.epochs),
     )
+    watched = split.validation
+    note_typical(bundle, {name: edges[watched] for name, edges in cohort.connectomes.items()})
     write_split(folder / SPLIT_NAME, cohort.participants, split.labels())
     n_epochs = bundle.config["provenance"]["n_epochs"]
     draw_records(folder, taken=n_epochs if options.early_stopping else 0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ..flavors import CORE_ATLASES
+from ..flavors import CORE_ATLASES, LEAST_SIMILARITY
 
 
 @dataclass(frozen=True)
@@ -148,18 +148,6 @@ _ORDER = (
 )
 #: Columns of the correlation with the training mean begin so; a flavor follows.
 SIMILARITY = "training_mean_r_"
-#: Correlation with the training mean below which something is wrong, by kind and processing. Long
-#: scans reach 0.84 to 0.96; short ones lose with their noise, partial correlations most. Measured
-#: on simulated participants, all 15 flavors: 7 minutes give 0.35 (FCpcorr of coco439) to 0.95,
-#: regions in random order or shifted by one at most 0.12. Flavors of one modality are too alike
-#: to be told apart by this.
-LEAST_SIMILARITY: dict[tuple[str, str], float] = {
-    ("FCcorr", "hpf"): 0.4,
-    ("FCcorr", "hpfgsr"): 0.4,
-    ("FCpcorr", "hpf"): 0.15,
-    ("SCifod2act", "volnorm"): 0.5,
-    ("SCsdstream", "volnorm"): 0.5,
-}
 _OFF = "few streamlines end in two regions: labels and tractogram may not lie upon each other"
 
 LIMITS: tuple[Limit, ...] = (

@@ -4,6 +4,7 @@ import pytest
 
 from kraken_bids.model.bundle import open_bundle
 from kraken_bids.model.training.records import read_log, read_pairs
+from kraken_bids.model.typical import read_typical
 from kraken_bids.model_commands.cli import main
 
 FLAVORS = ("FCcorr_fs86_hpf", "SCsdstream_fs86_volnorm")
@@ -230,3 +231,17 @@ def test_table_of_validation_is_that_of_the_weights_taken(inputs, tmp_path):
     assert provenance["n_epochs"] == best + 1
     ranks = log["validation_average_rank"]
     assert provenance["validation"]["average_rank"] == pytest.approx(ranks[best], rel=1e-4)
+
+
+def test_train_keeps_what_is_usual_of_those_who_watched(tmp_path):
+    rng = np.random.default_rng(4)
+    texts = []
+    for flavor in ("FCcorr_mine7_hpf", "SCsdstream_mine7_volnorm"):
+        np.savez(tmp_path / f"{flavor}.npz", data=rng.normal(size=(50, 21)), subjects=range(50))
+        texts.append(str(tmp_path / f"{flavor}.npz"))
+    words = ["train", "--input", *texts, *QUICK, "--validation"]
+    for share, n_watched in (("0.5", 25), ("0.1", 0)):
+        model = tmp_path / f"model{n_watched}"
+        assert main([*words, share, "--output", str(model)]) == 0
+        usual = read_typical(open_bundle(model), "FCcorr_mine7_hpf")
+        assert {one.n for one in usual.values()} == ({n_watched} if n_watched else set())

@@ -177,6 +177,7 @@ def test_data_set_holds_the_expected_files_and_no_others(predicted):
     tables += [f"group/atlas-fs86_meas-{label}_stat-mean_relmat" for label in meas.values()]
     for participant in ("01", "02", "03", "04", "05", "06"):
         tables.append(f"sub-{participant}/sub-{participant}_latent")
+        tables.append(f"sub-{participant}/sub-{participant}_desc-trust_qc")
         for fusion in FUSIONS:
             if participant == "06" and fusion == "fusionSC":
                 continue
@@ -391,7 +392,7 @@ def test_session_level_writes_predictions_and_nothing_of_a_group(
     )
     assert execute(workflow, tmp_path / "work") == []
     files = files_of(tmp_path / "one")
-    assert len(files) == 2 + 2 * 15
+    assert len(files) == 2 + 2 + 2 * 15
     assert not any(name.startswith("group") for name in files)
     path = prediction(tmp_path / "one", "01", "fusionSC", FC[0])
     expected = read_connectome(prediction(predicted, "01", "fusionSC", FC[0]))[0]
@@ -543,3 +544,94 @@ def test_one_file_a_session_holds_what_the_tables_hold(tmp_path, cohort, bundle,
                 assert item.sidecar[key] == table_item.sidecar[key]
             compared += 1
     assert compared == 2 * 15 + 10
+
+
+def possible(connectomes):
+    """Correlations up to 1, and no fewer than no streamlines."""
+    limits = {name: (-1, 1) if name in FC else (0, None) for name in connectomes}
+    return {name: np.clip(edges, *limits[name]) for name, edges in connectomes.items()}
+
+
+@pytest.fixture(scope="session")
+def doubtful(tmp_path_factory, bundle):
+    """A cohort of 24, four of whom are corrupted."""
+    connectomes = possible(simulate(24, seed=21))
+    shuffled = np.random.default_rng(2).permutation(86)
+    matrix = edges_to_matrix(connectomes[FC[0]][3], diagonal=1.0)
+    connectomes[FC[0]][3] = matrix_to_edges(matrix[shuffled][:, shuffled])
+    connectomes[FC[1]][8, :5] = 1.7  # beyond what a correlation can be
+    for name in SC:
+        connectomes[name][12] = connectomes[name][13]  # another participant's
+    lost = edges_to_matrix(connectomes[SC[0]][17], diagonal=np.nan)
+    lost[:20] = lost[:, :20] = np.nan
+    connectomes[SC[0]][17] = matrix_to_edges(lost)
+    root = tmp_path_factory.mktemp("doubtful")
+    sessions = write_cohort(root, connectomes, participants=[f"{n:02d}" for n in range(24)])
+    problems, dataset_dir = run(
+        sessions, bundle, tmp_path_factory.mktemp("judged"), root=root, predict_to=(FC[0],)
+    )
+    assert problems == []
+    return dataset_dir
+
+
+def trust(dataset_dir, participant):
+    file = dataset_dir / f"sub-{participant}/sub-{participant}_desc-trust_qc.tsv"
+    return {row["flavor"]: row for row in table(file)}
+
+
+def test_corrupted_connectomes_are_doubted_and_only_they(doubtful):
+    rows = {
+        row["participant_id"]: row for row in table(doubtful / "group/desc-participant_qc.tsv")
+    }
+    unfit = {name[4:]: row["trust"] for name, row in rows.items() if row["trust"] != "fits"}
+    assert set(unfit) == {"03", "08", "12", "17"}
+    assert "unlike the training data" in unfit["03"]
+    assert unfit["08"] == "unlike the training data"
+    assert unfit["12"] == "disagrees with the other flavors"
+    assert "largely filled in" in unfit["17"]
+    assert trust(doubtful, "03")[FC[0]]["verdict"].startswith("unlike the training data")
+    assert trust(doubtful, "08")[FC[1]]["reasons"].startswith("impossible_edges")
+    assert trust(doubtful, "17")[SC[0]]["missing_regions"] == "20"
+    assert rows["sub-08"]["doubtful_flavors"] == FC[1]
+    assert rows["sub-08"]["n_doubtful"] == "1"
+
+
+def test_measures_of_trust_are_those_of_the_functions(doubtful, predicted, bundle):
+    rows = trust(doubtful, "05")
+    assert list(rows) == list(FLAVORS)
+    sidecar = json.loads((doubtful / "sub-05/sub-05_desc-trust_qc.json").read_text("utf-8"))
+    assert sidecar["NumberOfSessionsJudgedBy"] == 24
+    for name, row in rows.items():
+        least, most = sidecar["Usual"][name]["explained"]
+        assert least <= float(row["explained"]) <= (np.inf if most == "n/a" else most)
+        latents = {
+            one["source"]: np.array([float(one[f"z{k:03d}"]) for k in range(16)])
+            for one in table(doubtful / "sub-05/sub-05_latent.tsv")
+        }
+        others = sum(latents[other] for other in FLAVORS if other != name)
+        cosine = latents[name] @ others / np.linalg.norm(latents[name]) / np.linalg.norm(others)
+        assert float(row["agreement"]) == pytest.approx(cosine, abs=1e-5)
+    matches = {row["modality_match"] for row in rows.values()}
+    assert len(matches) == 1
+    assert float(matches.pop()) > 0.5
+    # six participants are too few to be judged by each other, or to be matched
+    assert {row["modality_match"] for row in trust(predicted, "01").values()} == {"n/a"}
+
+
+def test_session_level_judges_by_what_holds_for_any_cohort(doubtful, bundle, tmp_path):
+    connectomes = possible(simulate(1, seed=30))
+    connectomes[FC[0]] = connectomes[FC[0]][:, ::-1]
+    sessions = write_cohort(tmp_path / "measured", connectomes, participants=["01"])
+    workflow = init_session_translation_wf(
+        sessions=sessions,
+        options=TranslationOptions(
+            model_dir=bundle.path, model_sha256=bundle.sha256, adaptation="none", device="cpu"
+        ),
+        dataset_dir=tmp_path / "one",
+        sources_root=tmp_path / "measured",
+    )
+    execute(workflow, tmp_path / "work")
+    rows = trust(tmp_path / "one", "01")
+    assert "training_mean_r" in rows[FC[0]]["reasons"]
+    assert rows[SC[0]]["verdict"] == "fits"
+    assert "match" not in rows[SC[0]]
