@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 from . import __version__
 from .atlases import load_atlas
+from .references import as_bibtex, cite
 from .settings import (
     FunctionalOptions,
     RegularizationOptions,
@@ -13,29 +17,61 @@ from .settings import (
     TranslationOptions,
 )
 
-#: Volume of a voxel of the diffusion scans that the model was trained on, in mm3 (1.25 mm).
-TRAINING_VOXEL_MM3 = 1.953125
+#: What an atlas rests on, by its name; of others the card says it in words.
+ATLAS_KEYS: dict[str, str] = {
+    "fs86": "[@desikan2006; @fischl2002]",
+    "shen268": "[@shen2013]",
+    "coco439": "[@glasser2016; @iglesias2018; @rolls2020; @diedrichsen2009]",
+    "cocoyeo243": "[@schaefer2018; @fischl2002; @diedrichsen2009]",
+}
+#: Programs that data may have been preprocessed with, in lower case, and their references.
+PROGRAM_KEYS: dict[str, str] = {
+    "fmriprep": " [@esteban2019]",
+    "qsiprep": " [@cieslak2021]",
+    "qsirecon": " [@cieslak2021]",
+    "xcp_d": " [@mehta2024]",
+    "xcp-d": " [@mehta2024]",
+    "freesurfer": " [@fischl2012]",
+}
+#: Our own entry in the chain of programs that made a data set.
+OWN_NAME = "kraken-bids"
 
 
-def methods_text(settings: Settings) -> str:
-    """Write what was done, for a paper, as Markdown.
+@dataclass(frozen=True)
+class Methods:
+    """What was done, for a paper.
+
+    Parameters
+    ----------
+    markdown
+        The text with its list of references.
+    bibtex
+        The references.
+    """
+
+    markdown: str
+    bibtex: str
+
+
+def describe_methods(
+    settings: Settings,
+    *,
+    versions: Mapping[str, str] | None = None,
+    inputs: Sequence[tuple[str, str]] = (),
+) -> Methods:
+    """Write what was done, for a paper.
 
     Parameters
     ----------
     settings
-        Those of the run; every number of the text is one of them.
+        Those of the run; every number of the text is one of them, or a constant of the code.
+    versions
+        Versions of programs, by the name that the text calls them.
+    inputs
+        Programs that the inputs were preprocessed with, and their versions.
     """
-    references = REFERENCES
-    parts = [
-        "# Methods",
-        f"Connectomes were computed with *kraken-bids* {__version__}, based on *Nipype*, "
-        "from preprocessed data. Regions were those of "
-        + "; ".join(
-            f"*{name}* ({load_atlas(name).n_regions} regions: {load_atlas(name).reference})"
-            for name in settings.atlases
-        )
-        + ".",
-    ]
+    known = versions or {}
+    parts = [_introduction(settings, known, inputs)]
     if settings.level == "participant":
         if OWN_ATLAS in settings.atlases and OWN_ATLAS not in dict(settings.atlas_files):
             parts.append(_OWN_LABELS[settings.coco439])
@@ -44,14 +80,13 @@ def methods_text(settings: Settings) -> str:
         elif "func" in settings.modalities:
             parts.append(_functional(settings.functional, settings.atlases))
         if "dwi" in settings.modalities:
-            parts.append(_structural(settings.structural))
-            references += _structural_references(settings.structural)
+            parts.append(_structural(settings.structural, known))
         if "timeseries" in dict(settings.derivatives):
             parts.append(_READY_SERIES)
         if settings.connectomes:
             parts.append(_READY_CONNECTOMES)
     if settings.level == "group" or settings.translation.model_dir is not None:
-        parts.append(_translation(settings.translation))
+        parts.append(_translation(settings.translation, known))
         if settings.functional.mark and settings.level == "group":
             parts.append(
                 "Functional connectomes given to the model were denoised otherwise than those it "
@@ -59,8 +94,49 @@ def methods_text(settings: Settings) -> str:
             )
     if settings.level == "group" and settings.regularization.searched:
         parts.append(_regularization(settings.regularization))
-    parts.append("## References\n\n" + references)
-    return "\n\n".join(parts) + "\n"
+    text, cited = cite("\n\n".join(_unwrapped(part) for part in parts))
+    listed = "\n".join(f"- {one.listed}" for one in cited)
+    return Methods(f"# Methods\n\n{text}\n\n## References\n\n{listed}\n", as_bibtex(cited))
+
+
+def _unwrapped(text: str) -> str:
+    """A paragraph a line, whatever the lines are here."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+def _program(name: str, versions: Mapping[str, str]) -> str:
+    """A program as the text calls it, with its version where that is known."""
+    return f"*{name}* {versions[name]}" if name in versions else f"*{name}*"
+
+
+def _introduction(
+    settings: Settings, versions: Mapping[str, str], inputs: Sequence[tuple[str, str]]
+) -> str:
+    """Programs, inputs and atlases."""
+    regions = "; ".join(
+        f"*{name}* ({load_atlas(name).n_regions} regions) "
+        + ATLAS_KEYS.get(name, f"({load_atlas(name).reference})")
+        for name in settings.atlases
+    )
+    libraries = "; ".join(
+        f"{_program(name, versions)} {key}"
+        for name, key in (("NumPy", "[@harris2020]"), ("SciPy", "[@virtanen2020]"),
+                          ("nilearn", "[@abraham2014]"))
+        if name in versions
+    )  # fmt: skip
+    using = f", with {libraries}" if libraries else ""
+    made_by = ", ".join(
+        f"*{name}* {version}".rstrip() + PROGRAM_KEYS.get(name.lower(), "")
+        for name, version in inputs
+        if name != OWN_NAME
+    )
+    data = f"data preprocessed with {made_by}" if made_by else "preprocessed data"
+    return (
+        f"Connectomes were computed with *{OWN_NAME}* {__version__}, based on "
+        f"{_program('Nipype', versions)} [@gorgolewski2011]{using}, from {data}, which were "
+        "organised after BIDS [@gorgolewski2016]."
+        + (f" Regions were those of {regions}." if regions else "")
+    )
 
 
 #: The atlas whose labels may be a participant's own, and whose they are by `Settings.coco439`.
@@ -104,8 +180,8 @@ STRATEGIES: dict[str, str] = {
     "compcor": "24 motion terms (six parameters, their backward differences, and the squares of "
     "both) and all retained aCompCor columns of the combined mask of white matter and "
     "cerebrospinal fluid",
-    "ica_aroma": "after non-aggressive ICA-AROMA, the mean signals of white matter and of "
-    "cerebrospinal fluid",
+    "ica_aroma": "after non-aggressive ICA-AROMA [@pruim2015], the mean signals of white matter "
+    "and of cerebrospinal fluid",
 }
 
 
@@ -126,25 +202,31 @@ def _edge(options: FunctionalOptions) -> str:
 
 def _strategy(options: FunctionalOptions) -> str:
     """How series were denoised by another pipeline than the recipe."""
-    return f"""Series were denoised by the strategy *{options.denoising}* as *nilearn* defines it,
-which is not the recipe of the model's training data: {STRATEGIES[options.denoising]}. Cosines
-below 1/128 Hz were regressed with them, volumes that were not yet steady left out; for the *gsr*
-flavor also the mean signal of the brain mask."""
+    return f"""Series were denoised by the strategy *{options.denoising}* as *nilearn* defines it
+[@wang2024], which is not the recipe of the model's training data:
+{STRATEGIES[options.denoising]}. Cosines below 1/128 Hz were regressed with them, volumes that
+were not yet steady left out; for the *gsr* flavor also the mean signal of the brain mask."""
 
 
 def _functional(options: FunctionalOptions, atlases: tuple[str, ...]) -> str:
+    from .bids.confounds import N_COMPCOR
+    from .connectome.components import N_COMPONENTS
+    from .connectome.motion import DISPLACEMENT_LIMIT_MM, GLOBAL_SIGNAL_LIMIT
+
     components = {
-        "exact": "the mean and the first four principal components of eroded white matter and of "
-        "eroded cerebrospinal fluid masks",
-        "columns": "the first five aCompCor columns of white matter and of cerebrospinal fluid "
-        "from the confounds table",
+        "exact": f"the mean and the first {N_COMPONENTS} principal components of eroded white "
+        "matter and of eroded cerebrospinal fluid masks [@behzadi2007]",
+        "columns": f"the first {N_COMPCOR} aCompCor columns of white matter and of "
+        "cerebrospinal fluid from the confounds table [@behzadi2007]",
     }[options.compcor]
     gsr = {
         "grey_matter": "the mean signal of grey matter and its forward difference",
         "global_signal": "the mean signal of the brain mask and its forward difference",
     }[options.gsr_source]
     outliers = {
-        "recipe": "volumes around jumps of the global signal or of the head",
+        "recipe": "volumes on both sides of a jump of the global signal (robust z above "
+        f"{GLOBAL_SIGNAL_LIMIT:g}) or of the head (more than {DISPLACEMENT_LIMIT_MM:g} mm) "
+        "[@whitfieldgabrieli2012]",
         "fmriprep": "the motion outliers of fMRIPrep",
     }[options.outliers]
     covered = "that held a signal"
@@ -159,39 +241,57 @@ def _functional(options: FunctionalOptions, atlases: tuple[str, ...]) -> str:
         denoised = f"""The first
 {options.skip_s:g} s and {outliers} were flagged as
 outliers. A constant, a linear trend, {components}, 24 motion terms (six parameters, their forward
-differences, and the squares of both), the transient at the start of the scan and one column for
-each outlier were regressed from the region series; for the *gsr* flavor also {gsr}. Residuals were
-then high-pass filtered at {options.high_pass_hz:g} Hz with a discrete cosine filter whose edge is
-a Gaussian with a standard deviation of {_edge(options)}, ignoring outliers."""
+differences, and the squares of both) [@satterthwaite2013], the transient at the start of the scan
+and one column for each outlier were regressed from the region series; for the *gsr* flavor also
+{gsr}. Residuals were then high-pass filtered at {options.high_pass_hz:g} Hz with a discrete cosine
+filter whose edge is a Gaussian with a standard deviation of {_edge(options)}, ignoring
+outliers."""
     else:
         denoised = _strategy(options)
     return f"""## Functional connectomes
 
 BOLD series were averaged over the voxels of each region {covered}. {denoised}
-Correlations of runs were averaged with their numbers of kept volumes as weights. Partial
+Series were correlated (Pearson) over the volumes that were kept. Correlations of runs were
+averaged with their numbers of kept volumes as weights. Partial
 correlations were computed after adding lambda to the diagonal of the correlation matrix, with
 lambda {lambdas}. Where fewer degrees of freedom than regions were left, none was computed unless
 lambda was fixed."""
 
 
-def _structural(options: StructuralOptions) -> str:
+def _structural(options: StructuralOptions, versions: Mapping[str, str]) -> str:
+    from kraken_bids.workflows.structural import CUTOFF, MAX_LENGTH_MM, TRACKINGS
+
+    from .connectome.structural import TRAINING_STREAMLINES, TRAINING_VOXEL_MM3
+
+    probabilistic, deterministic = TRACKINGS["ifod2act"], TRACKINGS["sdstream"]
     seeding = (
         "seeded in proportion to the total fibre density (quick settings, for trying out)"
         if options.sloppy
-        else "seeded dynamically"
+        else "seeded dynamically [@smith2015]"
     )
     tissues = FIVE_TISSUE_WORDS.get(options.five_tissue, "a given image")
+    tissues += FIVE_TISSUE_KEYS.get(options.five_tissue, "")
+    lengths = "; ".join(
+        f"{one.algorithm}: {one.min_length_mm:g} to {MAX_LENGTH_MM:g} mm long, at most "
+        f"{one.angle_degrees:g} degrees a step"
+        + ("" if options.sloppy else f" of {one.step_mm:g} mm")
+        for one in (probabilistic, deterministic)
+    )
     weights = f" {_WEIGHTS}" if options.sift2 else ""
     return f"""## Structural connectomes
 
-Response functions (dhollander) and multi-tissue fibre orientation distributions were estimated
-with *MRtrix3*; where a series had no volume without diffusion weighting, those of white matter
-alone (tournier, csd). {options.n_streamlines:,} streamlines were selected with iFOD2 under
-anatomical constraints, and as many with SD_STREAM, {seeding}. Tissues for the constraints came
+Response functions (dhollander) [@dhollander2016; @dhollander2019] and multi-tissue fibre
+orientation distributions [@jeurissen2014] were estimated with {_program("MRtrix3", versions)}
+[@tournier2019]; where a series had no volume without diffusion weighting, those of white matter
+alone (tournier, csd) [@tournier2013; @tournier2007]. {options.n_streamlines:,} streamlines were
+selected with iFOD2 [@tournier2010] under anatomical constraints [@smith2012], and as many with
+SD_STREAM [@tournier2012], {seeding} ({lengths}; least FOD amplitude {CUTOFF:g}; seed of the random
+numbers {options.random_seed}). Tissues for the constraints came
 from {tissues}. Where ready tractograms or fibre orientation distributions were given, those were
 taken, as the sidecars say. A streamline was assigned to the nearest region within
-{options.assignment_radius_mm:g} mm of each end. Counts were scaled to 5 million streamlines and
-divided by the mean volume of the two regions in units of {TRAINING_VOXEL_MM3} mm³.{weights}"""
+{options.assignment_radius_mm:g} mm of each end. Counts were scaled to {TRAINING_STREAMLINES:,}
+streamlines and divided by the mean volume of the two regions in units of
+{TRAINING_VOXEL_MM3:.7g} mm³.{weights}"""
 
 
 #: Where tissues come from, in words, by what `StructuralOptions.five_tissue` names.
@@ -204,21 +304,55 @@ FIVE_TISSUE_WORDS: dict[str, str] = {
     "fsl": "the T1w image by FSL's FAST and FIRST (*5ttgen fsl*)",
     "maps": "QSIPrep's tissue maps, in which all grey matter counts as cortical",
 }
+#: What these rest on.
+FIVE_TISSUE_KEYS: dict[str, str] = {
+    "auto": " [@smith2020; @fischl2012]",
+    "freesurfer": " [@fischl2012]",
+    "hsvs": " [@smith2020; @fischl2012]",
+    "fsl": " [@smith2002; @zhang2001; @patenaude2011; @smith2004]",
+}
 _WEIGHTS = (
-    "Streamlines were weighed by SIFT2 besides, and sums of their weights were scaled and divided "
-    "likewise."
+    "Streamlines were weighed by SIFT2 [@smith2015] besides, and sums of their weights were "
+    "scaled and divided likewise."
 )
 
 
-def _translation(options: TranslationOptions) -> str:
-    name = options.model_dir.name if options.model_dir else "Krakencoder"
+def _translation(options: TranslationOptions, versions: Mapping[str, str]) -> str:
+    name = f"*{options.model_dir.name}*" if options.model_dir else ""
+    if options.model_sha256:
+        name += f" (SHA-256 {options.model_sha256[:12]}…)"
     fusions = ", ".join(f"{name} ({', '.join(members)})" for name, members in options.fusions)
-    mode = options.adaptation
-    adapted = "left as they are" if mode == "none" else f"adapted to the training data ({mode})"
     return f"""## Predicted connectomes
 
-Measured connectomes were {adapted}, encoded into the common latent space of the Krakencoder
-*{name}*, averaged there ({fusions}) and decoded into every flavor of the model."""
+{_adapted(options)}, encoded into the common latent space of the Krakencoder [@jamison2025] {name}
+with {_program("PyTorch", versions)} [@paszke2019], averaged there ({fusions}) and decoded into
+{_targets(options)}."""
+
+
+def _adapted(options: TranslationOptions) -> str:
+    """How connectomes were brought to the training scale."""
+    from .connectome.adaptation import ADAPTATIONS
+
+    mode = options.adaptation
+    if mode == "none":
+        return "Measured connectomes were left as they are"
+    if mode not in ADAPTATIONS:
+        return (
+            "Measured connectomes were adapted to the training data as fitted on a cohort before"
+        )
+    chosen = ADAPTATIONS[mode]
+    how = [
+        "scaled by the slope of the line fitted from the cohort's mean edges to those of the "
+        "training data" if chosen.fits_line else "",
+        "shifted so that the cohort's mean is the training mean" if chosen.shifts_mean else "",
+    ]  # fmt: skip
+    apart = f", each {options.adapt_by} on its own" if options.adapt_by else ""
+    words = " and ".join(word for word in how if word)
+    return f"Measured connectomes were adapted to the training data ({mode}: {words}{apart})"
+
+
+def _targets(options: TranslationOptions) -> str:
+    return ", ".join(options.predict_to) or "every flavor of the model"
 
 
 def _regularization(options: RegularizationOptions) -> str:
@@ -231,47 +365,3 @@ the whole cohort: the one that brings the precision matrices nearest to a target
 the cohort's correlations that had no missing regions and as many degrees of freedom as regions
 or more. The target was the mean unregularised precision
 matrix of the model's training participants where no other is named: {targets}."""
-
-
-REFERENCES = """\
-- Jamison KW et al. Krakencoder: a unified brain connectome translation and fusion tool. Nature
-  Methods (2025).
-- Gorgolewski K et al. Nipype: a flexible, lightweight and extensible neuroimaging data processing
-  framework in Python. Front Neuroinform 5:13 (2011).
-- Tournier JD et al. MRtrix3: a fast, flexible and open software framework for medical image
-  processing and visualisation. NeuroImage 202:116137 (2019).
-- Behzadi Y et al. A component based noise correction method (CompCor) for BOLD and perfusion based
-  fMRI. NeuroImage 37:90-101 (2007).
-- Gorgolewski K et al. The brain imaging data structure. Sci Data 3:160044 (2016)."""
-
-
-#: What the structural branch rests on.
-_TRACKING_REFERENCES = """
-- Dhollander T et al. Unsupervised 3-tissue response function estimation from single-shell or
-  multi-shell diffusion MR data without a co-registered T1 image. ISMRM Workshop on Breaking the
-  Barriers of Diffusion MRI (2016).
-- Jeurissen B et al. Multi-tissue constrained spherical deconvolution for improved analysis of
-  multi-shell diffusion MRI data. NeuroImage 103:411-426 (2014).
-- Tournier JD et al. Robust determination of the fibre orientation distribution in diffusion MRI:
-  non-negativity constrained super-resolved spherical deconvolution. NeuroImage 35:1459-1472
-  (2007).
-- Smith RE et al. Anatomically-constrained tractography: improved diffusion MRI streamlines
-  tractography through effective use of anatomical information. NeuroImage 62:1924-1938 (2012)."""
-_SIFT2_REFERENCE = """
-- Smith RE et al. SIFT2: enabling dense quantitative assessment of brain white matter connectivity
-  using streamlines tractography. NeuroImage 119:338-351 (2015)."""
-_FIVE_TISSUE_REFERENCES: dict[str, str] = {
-    "hsvs": """
-- Smith RE et al. Hybrid surface-volume segmentation for improved anatomically-constrained
-  tractography. OHBM (2020).""",
-    "fsl": """
-- Zhang Y et al. Segmentation of brain MR images through a hidden Markov random field model and the
-  expectation-maximization algorithm. IEEE Trans Med Imaging 20:45-57 (2001).
-- Patenaude B et al. A Bayesian model of shape and appearance for subcortical brain segmentation.
-  NeuroImage 56:907-922 (2011).""",
-}
-
-
-def _structural_references(options: StructuralOptions) -> str:
-    weighed = _SIFT2_REFERENCE if options.sift2 else ""
-    return _TRACKING_REFERENCES + weighed + _FIVE_TISSUE_REFERENCES.get(options.five_tissue, "")

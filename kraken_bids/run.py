@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .bids.writers import write_text
-from .boilerplate import methods_text
+from .citation import gather_methods, write_citation
 from .claims import claimed, is_abandoned, remove_leftovers
 from .completion import fingerprint, finished_outputs, is_finished, remove_tree
 from .errors import KrakenBIDSError, ResourceError
@@ -77,7 +77,7 @@ def run(settings: Settings, *, action: str = "run", config: str = "") -> int:
         0 if all was done, 1 if something failed for some participants.
     """
     if action == "boilerplate_only":
-        _log.info("%s", methods_text(settings))
+        _log.info("%s", gather_methods(settings, settings.output_dir).markdown)
         return EXIT_DONE
     if settings.level == "group":
         from .run_group import run_group
@@ -247,7 +247,11 @@ def _measure(
     log_dirs = {plan.label: settings.output_dir / "logs" / plan.label / run_id for plan in plans}
     for log_dir in log_dirs.values():
         write_text(log_dir / "config.toml", config)
-        write_text(log_dir / "CITATION.md", methods_text(_as_measured(settings, plans)))
+    write_citation(
+        [*log_dirs.values(), settings.output_dir / "logs"],
+        _as_measured(settings, plans),
+        dataset_dir=settings.output_dir,
+    )
     if settings.write_graph:
         for plan, log_dir in ((plan, log_dirs[plan.label]) for plan in plans):
             workflow.get_node(session_wf_name(plan)).write_graph(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .bids.own_atlas import tell_mixed_origins
 from .bids.writers import write_text
-from .boilerplate import methods_text
+from .citation import write_citation
 from .claims import claimed, remove_leftovers
 from .completion import (
     fingerprint,
@@ -79,7 +79,7 @@ def run_group(settings: Settings, *, action: str = "run", config: str = "") -> i
         return EXIT_DONE
     outcome = Outcome()
     if action == "reports_only":
-        return _write_pages(settings, dataset_dir, outcome)
+        return _write_pages(sessions, settings, outcome)
     if done:
         outcome.skipped.append(GROUP)
         _log.info("%s holds the predictions of this cohort and model already", dataset_dir)
@@ -352,7 +352,8 @@ def _translate(
     )
     log_dir = dataset_dir / "logs" / run_id
     write_text(log_dir / "config.toml", config)
-    write_text(log_dir / "CITATION.md", methods_text(settings))
+    described = dataclasses.replace(settings, translation=options)
+    write_citation([log_dir, dataset_dir / "logs"], described, dataset_dir=dataset_dir)
     workflow = init_group_wf(
         sessions=sessions,
         options=options,
@@ -361,6 +362,7 @@ def _translate(
         key=key,
         label=GROUP,
         search=search,
+        participants_file=_participants_file(settings),
         omp_nthreads=settings.resources.omp_nthreads,
         name=work_dir.name,
     )
@@ -394,27 +396,63 @@ def _translate(
     removed = remove_stale(dataset_dir, before, now)
     for path in removed:
         _log.info("removed %s: no longer part of the cohort's predictions", path)
-    if removed:
-        from .report.pages import write_group_page
-
-        write_group_page(dataset_dir, settings.output_dir)  # it showed them
+    if removed:  # pages showed them
+        _draw_pages(sessions, settings, outcome)
     outcome.done.append(GROUP)
     if not settings.keep_work:
         remove_tree(work_dir)
 
 
-def _write_pages(settings: Settings, dataset_dir: Path, outcome: Outcome) -> int:
-    from .report.pages import write_group_page
+def _participants_file(settings: Settings) -> Path | None:
+    """What is known of the participants, for the cohort's page; None if there is no table."""
+    file = settings.bids_dir / "participants.tsv"
+    return file if file.is_file() else None
 
+
+def _write_pages(sessions: Sequence[CohortSession], settings: Settings, outcome: Outcome) -> int:
+    """Draw the pages of the cohort and of its participants again."""
+    dataset_dir = prediction_dir(settings)
     if not marker_path(dataset_dir, GROUP).exists():
         raise InputError(
             "there are no finished predictions",
             where=str(dataset_dir),
             fix="Run the group level without --reports-only.",
         )
-    write_group_page(dataset_dir, settings.output_dir)
-    outcome.done.append(GROUP)
+    _draw_pages(sessions, settings, outcome)
+    if not outcome.failures:
+        outcome.done.append(GROUP)
     return outcome.tell()
+
+
+def _draw_pages(sessions: Sequence[CohortSession], settings: Settings, outcome: Outcome) -> None:
+    """Draw all pages, as many at once as may be."""
+    from kraken_bids.workflows.group import init_pages_wf
+
+    from .execution import claim_folder, run_workflow
+
+    workflow = init_pages_wf(
+        sessions=sessions,
+        dataset_dir=prediction_dir(settings),
+        output_dir=settings.output_dir,
+        participants_file=_participants_file(settings),
+        name=f"pages_{settings.translation.label}_wf",
+    )
+    workflow.base_dir = str(settings.work_dir)
+    work_dir = settings.work_dir / workflow.name
+    run_id = new_run_id()
+    with claimed([work_dir]):
+        claim_folder(work_dir)
+        failures = run_workflow(
+            workflow,
+            resources=settings.resources,
+            crash_dir=settings.work_dir / "crashes" / run_id,
+            log_file=settings.output_dir / "logs" / f"{run_id}.log",
+            plugin=read_plugin(settings.plugin_file),
+        )
+        for failure in failures:
+            outcome.fail(GROUP, f"{failure.message} [pages; details: {failure.crash_file}]")
+        if not failures:
+            remove_tree(work_dir)
 
 
 def _by_session(

@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     ".completion": {".errors", ".storage", ".bids"},
     ".claims": {".errors", ".storage"},
     ".traces": {".errors", ".storage", ".bids"},
-    ".boilerplate": {".errors", ".flavors", ".atlases", ".settings"},
+    ".references": {".errors"},
     ".report": {".errors", ".storage", ".flavors", ".atlases", ".bids",
                 "numpy", "matplotlib", "PIL", "jinja2", "safetensors"},
     ".interfaces": {".errors", ".storage", ".flavors", ".atlases", ".plan", ".bids", ".connectome",
@@ -65,7 +65,7 @@ ALLOWED: dict[str, set[str]] = {
 }  # fmt: skip
 #: Modules that only the command lines are made of; they may import any part but the demo.
 PROGRAMS = {
-    ".cli", ".arguments", ".parser", ".lambda_search", ".progress",
+    ".cli", ".arguments", ".boilerplate", ".citation", ".parser", ".lambda_search", ".progress",
     ".ready_connectomes", ".ready_streamlines", ".run", ".run_group", ".scratch", ".status",
     ".model_commands", ".submit", ".__main__",
 }  # fmt: skip

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from kraken_bids.arguments import config_text, parse_count, settings_from
-from kraken_bids.boilerplate import FIVE_TISSUE_WORDS, methods_text
+from kraken_bids.boilerplate import FIVE_TISSUE_WORDS, describe_methods
 from kraken_bids.cli import main, make_parser
 from kraken_bids.completion import fingerprint
 from kraken_bids.errors import InputError, KrakenBIDSError, Problems, ResourceError, UsageError
@@ -217,6 +217,10 @@ def test_labels_of_coco439_are_a_choice(read, tmp_path):
         read("--config-file", str(tmp_path / "config.toml"))
 
 
+def methods_text(settings):
+    return describe_methods(settings).markdown
+
+
 def test_methods_text_says_whose_labels_were_used(read, tmp_path):
     texts = {choice: methods_text(read("--coco439", choice)) for choice in COCO439}
     assert "built from each participant's FreeSurfer outputs" in texts["subject"]
@@ -232,8 +236,8 @@ def test_methods_text_says_how_structural_connectomes_were_made(read, monkeypatc
     )
     plain = methods_text(read())
     assert "tournier, csd" in plain
-    assert "SIFT2" not in plain
-    assert "SIFT2" in methods_text(read("--sift2"))
+    assert "weighed by SIFT2" not in plain  # dynamic seeding rests on its paper
+    assert "weighed by SIFT2" in methods_text(read("--sift2"))
     texts = {source: methods_text(read("--five-tissue", source)) for source in FIVE_TISSUE}
     assert len(set(texts.values())) == len(FIVE_TISSUE)
     assert all(FIVE_TISSUE_WORDS[source] in text for source, text in texts.items())

@@ -12,7 +12,7 @@ from kraken_bids.arguments import config_text, settings_from
 from kraken_bids.atlases import PublishedFile, load_atlas
 from kraken_bids.bids.names import output_path
 from kraken_bids.bids.writers import write_connectome, write_json
-from kraken_bids.boilerplate import methods_text
+from kraken_bids.boilerplate import describe_methods
 from kraken_bids.cli import main, make_parser
 from kraken_bids.connectome.edges import matrix_to_edges
 from kraken_bids.connectome.partial import mean_precision, partial_correlation
@@ -354,8 +354,8 @@ def test_different_lambdas_are_told(read, data, caplog):
 
 def test_methods_text_speaks_of_the_search(read, target):
     searched = read("--pcorr-lambda", "fs86=search", "--pcorr-target", f"fs86={target}")
-    assert "fs86 (own target)" in methods_text(searched)
-    assert "one lambda an atlas" not in methods_text(read())
+    assert "fs86 (own target)" in describe_methods(searched).markdown
+    assert "one lambda an atlas" not in describe_methods(read()).markdown
 
 
 def test_group_level_searches_and_is_done_then(group, data, target, capfd):
