@@ -26,10 +26,11 @@ def init_group_wf(
     key: str,
     label: str,
     search: LambdaSearchPlan | None = None,
+    participants_file: Path | None = None,
     omp_nthreads: int = 1,
     name: str = "group_wf",
 ) -> pe.Workflow:
-    """Predict the connectomes of a cohort, draw its page, and mark it as finished.
+    """Predict the connectomes of a cohort, draw all pages, and mark it as finished.
 
     Parameters
     ----------
@@ -41,6 +42,8 @@ def init_group_wf(
         Fingerprint of all that the predictions depend on.
     label
         Name of the marker.
+    participants_file
+        ``participants.tsv`` for the cohort's page, which may be missing.
     """
     workflow = pe.Workflow(name=name)
     translation_wf = init_translation_wf(
@@ -51,18 +54,72 @@ def init_group_wf(
         search=search,
         omp_nthreads=omp_nthreads,
     )
-    report_wf = init_group_report_wf(dataset_dir=dataset_dir, output_dir=output_dir)
+    report_wf = init_group_report_wf(
+        dataset_dir=dataset_dir,
+        output_dir=output_dir,
+        sessions=paged_sessions(sessions, output_dir),
+        participants_file=participants_file,
+    )
     workflow.connect([
         (translation_wf, report_wf, [("outputnode.out_files", "inputnode.wait_for")])
     ])
-    everything = pe.Node(niu.Merge(2), name="everything", run_without_submitting=True)
+    everything = pe.Node(niu.Merge(3), name="everything", run_without_submitting=True)
     finish = make_finish(dataset_dir=dataset_dir, label=label, key=key)
     workflow.connect([
         (translation_wf, everything, [("outputnode.out_files", "in1")]),
-        (report_wf, everything, [("outputnode.out_file", "in2")]),
+        (report_wf, everything, [
+            ("outputnode.out_file", "in2"),
+            (("outputnode.participant_pages", nothing), "in3"),
+        ]),
         (everything, finish, [("out", "out_files")]),
         (translation_wf, finish, [("outputnode.problems_file", "problems_file")]),
-    ])
+    ])  # fmt: skip
+    return workflow
+
+
+def nothing(pages: object) -> list[str]:  # noqa: ARG001
+    """Wait for pages without counting them: they lie in the data set of what was measured."""
+    return []
+
+
+def paged_sessions(
+    sessions: Sequence[CohortSession], output_dir: Path
+) -> list[tuple[str, str | None]]:
+    """Participant and session of those that were measured here, and so have a page here."""
+    return [
+        (session.participant, session.session)
+        for session in sessions
+        if (output_dir / f"sub-{session.participant}").is_dir()
+    ]
+
+
+def init_pages_wf(
+    *,
+    sessions: Sequence[CohortSession],
+    dataset_dir: Path,
+    output_dir: Path,
+    participants_file: Path | None = None,
+    name: str = "pages_wf",
+) -> pe.Workflow:
+    """Draw the pages of a cohort and its participants again, from what lies there.
+
+    Parameters
+    ----------
+    sessions
+        The cohort.
+    dataset_dir, output_dir
+        Roots of the data sets of predictions and of measured connectomes.
+    participants_file
+        ``participants.tsv``, which may be missing.
+    """
+    workflow = pe.Workflow(name=name)
+    report_wf = init_group_report_wf(
+        dataset_dir=dataset_dir,
+        output_dir=output_dir,
+        sessions=paged_sessions(sessions, output_dir),
+        participants_file=participants_file,
+    )
+    workflow.add_nodes([report_wf])
     return workflow
 
 

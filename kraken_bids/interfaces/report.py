@@ -14,6 +14,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -110,8 +111,41 @@ class BuildPage(SimpleInterface):
         return runtime
 
 
+class _BuildPagesInputSpec(BaseInterfaceInputSpec):
+    output_dir = traits.Str(mandatory=True, desc="root of the measured data set")
+    sessions = traits.List(
+        traits.Tuple(traits.Str, traits.Str),
+        mandatory=True,
+        desc="labels of participant and session; the latter empty where there are none",
+    )
+    wait_for = traits.Str(desc="a file that is written after all that the pages are made from")
+
+
+class _BuildPagesOutputSpec(TraitedSpec):
+    out_files = traits.List(traits.Str, desc="the pages (HTML)")
+
+
+class BuildPages(SimpleInterface):
+    """Write the pages of some participants again; they go on to name the problems of before."""
+
+    input_spec = _BuildPagesInputSpec
+    output_spec = _BuildPagesOutputSpec
+    _always_run = True  # as above
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from ..report.pages import write_participant_page
+
+        output_dir = Path(self.inputs.output_dir)
+        self._results["out_files"] = [
+            str(write_participant_page(output_dir, participant, session or None, notes=None))
+            for participant, session in self.inputs.sessions
+        ]
+        return runtime
+
+
 class _BuildGroupPageInputSpec(_PageInputSpec):
     dataset_dir = traits.Str(mandatory=True, desc="root of the data set of predictions")
+    participants_file = File(desc="participants.tsv; it may be missing")
 
 
 class BuildGroupPage(SimpleInterface):
@@ -128,6 +162,11 @@ class BuildGroupPage(SimpleInterface):
             Path(self.inputs.dataset_dir),
             Path(self.inputs.output_dir),
             notes=self.inputs.notes,
+            participants_file=(
+                Path(self.inputs.participants_file)
+                if isdefined(self.inputs.participants_file)
+                else None
+            ),
         )
         self._results["out_file"] = str(page_file)
         return runtime

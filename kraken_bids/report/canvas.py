@@ -20,11 +20,11 @@ MAX_BYTES = 100_000
 #: Share of the resolution asked for, number of colours, and the size that a heat map then has
 #: as a share of the first one's (measured on noisy 439-region matrices).
 _ATTEMPTS: tuple[tuple[float, int, float], ...] = (
-    (1.0, 40, 0.7),
-    (1.0, 24, 0.55),
-    (0.85, 24, 0.4),
-    (0.7, 20, 0.28),
-    (0.55, 16, 0.16),
+    (1.0, 40, 0.85),
+    (1.0, 24, 0.7),
+    (0.85, 24, 0.57),
+    (0.7, 20, 0.38),
+    (0.55, 16, 0.25),
     (0.4, 16, 0.0),
 )
 
@@ -111,7 +111,7 @@ def save_png(
     """
     content, first, drawn_share = b"", 0, 0.0
     for share, colours, expected in ((1.0, n_colours, 1.0), *_ATTEMPTS):
-        if first * expected > 1.2 * max_bytes:
+        if first * expected > max_bytes:
             continue  # hopeless: save the time
         if share != drawn_share:
             image, drawn_share = _render(figure, dpi * share), share

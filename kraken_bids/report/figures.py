@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, UsageError, suggest
-from .cohort_figures import MEASURES, draw_adaptation, draw_identification, draw_latents
+from .cohort_figures import MEASURES, draw_adaptation, draw_identification
 from .functional_figure import draw_functional_qc
 from .matrices import draw_connectomes, draw_predictions
 from .quality_figures import draw_structural_qc
@@ -23,7 +23,6 @@ __all__ = [
     "draw_figure",
     "draw_functional_qc",
     "draw_identification",
-    "draw_latents",
     "draw_predictions",
     "draw_structural_qc",
 ]
@@ -94,12 +93,6 @@ def _adaptation(arrays: Arrays, out_file: Path) -> int:
     return draw_adaptation(means, out_file)
 
 
-def _latents(arrays: Arrays, out_file: Path) -> int:
-    """Arrays ``latents``, ``labels`` and, perhaps, ``groups``."""
-    groups = arrays["groups"].tolist() if "groups" in arrays else None
-    return draw_latents(arrays["latents"], arrays["labels"].tolist(), out_file, groups=groups)
-
-
 #: Every kind of figure by name: from arrays and a PNG file to its size in bytes.
 FIGURES: dict[str, Callable[[Arrays, Path], int]] = {
     "connectomes": draw_connectomes,
@@ -108,5 +101,4 @@ FIGURES: dict[str, Callable[[Arrays, Path], int]] = {
     "predictions": _predictions,
     "identification": _identification,
     "adaptation": _adaptation,
-    "latents": _latents,
 }

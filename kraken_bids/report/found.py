@@ -7,6 +7,7 @@ import csv
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ class FoundMatrix:
         Labelled table.
     entities
         Entities of its name.
-    sidecar
-        Its JSON; empty where there is none.
+    known
+        Its JSON, where it does not lie beside the table.
     stored_source
         In a file of all predictions of a session: the source that it stands under. Else empty.
     """
@@ -48,8 +49,13 @@ class FoundMatrix:
     flavor: Flavor
     file: Path
     entities: Mapping[str, str]
-    sidecar: Mapping[str, Any]
+    known: Mapping[str, Any] | None = None
     stored_source: str = ""
+
+    @cached_property
+    def sidecar(self) -> Mapping[str, Any]:
+        """Its JSON, read when it is asked for; empty where there is none."""
+        return read_json(self.file.with_suffix(".json")) if self.known is None else self.known
 
     @property
     def mark(self) -> str:
@@ -256,7 +262,7 @@ def read_session(dataset_dir: Path, participant: str, session: str | None) -> Fo
         except UsageError as error:
             unreadable.append(f"{file.name}: {error}")
             continue
-        matrices.append(FoundMatrix(flavor, file, entities, read_json(file.with_suffix(".json"))))
+        matrices.append(FoundMatrix(flavor, file, entities))
     stem = f"sub-{participant}_" + (f"ses-{session}_" if session else "")
     for file in folder.glob("*_relmat.h5"):
         try:

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -167,9 +170,18 @@ class Notice:
     names: tuple[str, ...] = ()
 
 
+@cache
+def _script() -> tuple[str, str]:
+    """The script of all pages, and its SHA-256: no other is run on them."""
+    source = (files("kraken_bids") / "data" / "report" / "tables.js").read_text("utf-8")
+    return source, base64.b64encode(hashlib.sha256(source.encode()).digest()).decode("ascii")
+
+
 def render(template: str, context: Mapping[str, Any]) -> str:
     """Fill a template of ``data/report``; every text is escaped."""
     import jinja2
+
+    source, digest = _script()
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kraken_bids", "data/report"),
@@ -178,7 +190,12 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(version=__version__, **context)
+    return environment.get_template(template).render(
+        version=__version__,
+        script=source,
+        script_hash=digest,
+        **context,
+    )
 
 
 def provenance(description: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..bids.names import page_path
-from ..bids.writers import write_text
+from ..bids.writers import write_json, write_text
+from .found import read_json
 from .group_page import build_group_page
 from .participant_page import build_participant_page
 
@@ -18,9 +19,16 @@ __all__ = [
     "write_participant_page",
 ]
 
+#: Problems that a participant's page names, beside the participant's logs.
+NOTES = "page_notes.json"
+
 
 def write_participant_page(
-    output_dir: Path, participant: str, session: str | None = None, *, notes: Sequence[str] = ()
+    output_dir: Path,
+    participant: str,
+    session: str | None = None,
+    *,
+    notes: Sequence[str] | None = (),
 ) -> Path:
     """Write the page of a participant, in one session or all, into the data set's root.
 
@@ -31,7 +39,8 @@ def write_participant_page(
     participant, session
         Labels without prefix.
     notes
-        Problems to name on top of the page.
+        Problems to name on top of the page; they are kept with the logs. None: those that the
+        page named before.
 
     Returns
     -------
@@ -39,11 +48,25 @@ def write_participant_page(
         The page.
     """
     page_file = output_dir / page_path(participant, session)
+    kept_file = output_dir / "logs" / page_file.stem / NOTES
+    if notes is None:
+        kept = read_json(kept_file).get("notes")
+        notes = [str(note) for note in kept] if isinstance(kept, list) else []
+    elif notes:
+        write_json(kept_file, {"notes": list(notes)})
+    else:
+        kept_file.unlink(missing_ok=True)
     write_text(page_file, build_participant_page(output_dir, participant, session, problems=notes))
     return page_file
 
 
-def write_group_page(dataset_dir: Path, output_dir: Path, *, notes: Sequence[str] = ()) -> Path:
+def write_group_page(
+    dataset_dir: Path,
+    output_dir: Path,
+    *,
+    notes: Sequence[str] = (),
+    participants_file: Path | None = None,
+) -> Path:
     """Write the page of a cohort into the root of the data set of predictions.
 
     Parameters
@@ -52,6 +75,8 @@ def write_group_page(dataset_dir: Path, output_dir: Path, *, notes: Sequence[str
         Roots of the data sets of predictions and of measured connectomes.
     notes
         Problems to name on top of the page.
+    participants_file
+        ``participants.tsv`` of the BIDS folder, if there is one.
 
     Returns
     -------
@@ -59,5 +84,8 @@ def write_group_page(dataset_dir: Path, output_dir: Path, *, notes: Sequence[str
         The page.
     """
     page_file = dataset_dir / page_path()
-    write_text(page_file, build_group_page(dataset_dir, output_dir, problems=notes))
+    text = build_group_page(
+        dataset_dir, output_dir, problems=notes, participants_file=participants_file
+    )
+    write_text(page_file, text)
     return page_file

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from ..atlases import atlas_names, load_atlas
 from ..bids.names import marked
 from ..errors import InputError
+from ..flavors import Flavor
 from .anchor_figure import anchored, draw_anchors
 from .anchors import ANCHORS, FIRST, SIMILARITY
 from .coverage_figure import low_coverage
@@ -30,16 +32,24 @@ from .found import (
 )
 from .functional_panel import draw_functional_panel
 from .html import Cell, Grid, Notice, Picture, as_text, provenance, render
+from .latent_section import place_in_cohort
 from .matrices import draw_predictions, edge_correlation
+from .methods_page import find_methods
 from .notices import session_warnings
 from .structural_panel import draw_structural_panel
+from .trust_section import basis_words, session_grid, session_trust
+from .trust_section import session_warnings as trust_warnings
 
 _log = logging.getLogger(__name__)
 
-#: Size of a pair of heat maps of a page in bytes, so that a page of 40 stays below 2 MB.
-PAIR_BYTES = 36_000
-#: Sources whose predictions are drawn, by the group of the target: from the other modality.
-DRAWN_SOURCES: dict[str, str] = {"FC": "fusionSC", "SC": "fusionFC"}
+#: Size of a pair of heat maps in bytes, and of all those of a page: it stays below 2 MB.
+PAIR_BYTES, ALL_PAIRS_BYTES = 36_000, 700_000
+#: Sources whose predictions are drawn, by the group of the target: the first that there is. That
+#: from the other modality shows most; all others rest on the measured connectome, too.
+DRAWN_SOURCES: dict[str, tuple[str, ...]] = {
+    "FC": ("fusionSC", "fusion", "fusionFC"),
+    "SC": ("fusionFC", "fusion", "fusionSC"),
+}
 #: Suffix of the figures of a series by its folder.
 FIGURE_SUFFIXES: dict[str, str] = {"func": "bold", "dwi": "dwi"}
 #: Figures of a series by label of ``desc-`` and suffix, in the order of the page.
@@ -58,7 +68,10 @@ _SECTIONS = (
     ("quality", "Quality"),
     ("connectomes", "Connectomes"),
     ("predictions", "Predictions"),
+    ("trust", "Trust"),
+    ("latents", "Latents"),
     ("provenance", "Provenance"),
+    ("methods", "Methods"),
 )
 _SETTINGS = (
     "KrakencoderFlavor",
@@ -122,12 +135,30 @@ def build_participant_page(
         read, unread = _read_matrices(part.measured)
         matrices[part.label] = read
         warnings += [*unread, *session_warnings(part, read, prefix=len(found) > 1)]
+    datasets = sorted(output_dir.glob("derivatives/krakencoder-*"))
+    pairs = _find_predicted(datasets, found)
+    max_bytes = pair_bytes(sum(len(pair.drawn) for pair in pairs))
     predicted = [
-        group
-        for dataset in sorted(output_dir.glob("derivatives/krakencoder-*"))
-        for part in found
-        for group in _predicted_groups(dataset, part, matrices[part.label])
+        _predicted_group(pair, matrices[pair.session.label], max_bytes=min(PAIR_BYTES, max_bytes))
+        for pair in pairs
     ]
+    places = [
+        place
+        for dataset in datasets
+        for part in found
+        if (place := place_in_cohort(dataset, part, prefix=_prefix(part, found))) is not None
+    ]
+    warnings += [notice for place in places for notice in place.notices]
+    trust = []
+    for dataset in datasets:
+        for part in found:
+            table = session_trust(dataset, part)
+            if table is not None:
+                title = f"{part.label}, {dataset.name}"
+                grid = session_grid(table)
+                trust.append({"title": title, "grid": grid, "text": basis_words([table])})
+                start = f"{_prefix(part, found)}{dataset.name}: "
+                warnings += trust_warnings(table, prefix=start)
     name = f"sub-{participant}" + (f"_ses-{session}" if session else "")
     description = read_json(output_dir / "dataset_description.json")
     context = {
@@ -151,9 +182,20 @@ def build_participant_page(
             group for part in found for group in _measured_groups(part, matrices[part.label])
         ],
         "predicted": predicted,
+        "places": places,
+        "trust": trust,
         "provenance": [*provenance(description), *_settings(found), *_plain(settings or {})],
+        "methods": find_methods({
+            **{part.label: output_dir / "logs" / part.label for part in found},
+            **{pair.dataset: output_dir / "derivatives" / pair.dataset / "logs" for pair in pairs},
+        }),
     }
     return render("participant.html", context)
+
+
+def _prefix(part: FoundSession, found: Sequence[FoundSession]) -> str:
+    """What a line about one of several sessions begins with."""
+    return f"{part.label}: " if len(found) > 1 else ""
 
 
 def _read_matrices(found: Sequence[FoundMatrix]) -> tuple[dict[str, Matrix], list[Notice]]:
@@ -380,18 +422,61 @@ def _structural_group(session: FoundSession, matrices: Mapping[str, Matrix]) -> 
     }
 
 
-def _predicted_groups(
-    dataset_dir: Path, session: FoundSession, matrices: Mapping[str, Matrix]
-) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True, eq=False)
+class _Predicted:
+    """Predictions of one data set for one session."""
+
+    dataset: str
+    session: FoundSession
+    found: FoundSession
+
+    @property
+    def drawn(self) -> dict[str, FoundMatrix]:
+        """The prediction that is held against each measured connectome, by flavor."""
+        chosen = (
+            drawn_prediction(item.flavor, self.found.predicted) for item in self.session.measured
+        )
+        return {str(item.flavor): item for item in chosen if item is not None}
+
+
+def pair_bytes(n_pairs: int) -> int:
+    """Bytes that each of so many pairs of heat maps may take on one page."""
+    return min(PAIR_BYTES, ALL_PAIRS_BYTES // max(n_pairs, 1))
+
+
+def drawn_prediction(flavor: Flavor, predicted: Iterable[FoundMatrix]) -> FoundMatrix | None:
+    """Of the predictions of a flavor, the one that is drawn; None if there is none."""
+    order = DRAWN_SOURCES[flavor.group]
+    rest = [item for item in predicted if item.flavor == flavor]
+    return min(
+        rest,
+        key=lambda item: (
+            order.index(item.source) if item.source in order else len(order),
+            item.source,
+        ),
+        default=None,
+    )
+
+
+def _find_predicted(datasets: Sequence[Path], found: Sequence[FoundSession]) -> list[_Predicted]:
+    """What each data set of predictions holds of each session."""
+    pairs = [
+        _Predicted(dataset.name, part, read_session(dataset, part.participant, part.session))
+        for dataset in datasets
+        for part in found
+    ]
+    return [pair for pair in pairs if pair.found.predicted]
+
+
+def _predicted_group(
+    pair: _Predicted, matrices: Mapping[str, Matrix], *, max_bytes: int
+) -> dict[str, Any]:
     """Predictions of one data set for one session, measured ones beside them."""
-    predicted = read_session(dataset_dir, session.participant, session.session).predicted
-    if not predicted:
-        return
+    predicted = pair.found.predicted
     pictures, rows = [], []
-    for item in predicted:
-        name = str(item.flavor)
-        if name not in matrices or item.source != DRAWN_SOURCES[item.flavor.group]:
-            continue
+    for name, item in pair.drawn.items():
+        if name not in matrices:
+            continue  # it could not be read
         try:
             matrix = item.read()
         except InputError as error:
@@ -401,25 +486,30 @@ def _predicted_groups(
             continue
         correlation = edge_correlation(matrices[name], matrix)
         rows.append([name, item.source, f"{correlation:.4f}"])
-        pictures.append(pair_picture(name, matrices[name], matrix, item.source))
+        pictures.append(
+            pair_picture(name, matrices[name], matrix, item.source, max_bytes=max_bytes)
+        )
     sources = ", ".join(sorted({item.source for item in predicted}))
-    yield {
-        "title": f"{session.label}, {dataset_dir.name}",
+    return {
+        "title": f"{pair.session.label}, {pair.dataset}",
         "text": f"{len(predicted)} connectomes were predicted, from {sources}. Shown: flavors "
-        "that were measured too, predicted from the other modality. Grey: missing regions.",
+        "that were measured too, predicted from the other modality where that was measured (else "
+        "the prediction rests on the measured connectome itself, too). Grey: missing regions.",
         "figures": pictures,
         "grid": Grid.of("Correlation of predicted with measured edges",
                         ("flavor", "predicted from", "correlation with the measured one"), rows),
         "n_predicted": len(predicted),
-        "session": session.label,
+        "session": pair.session.label,
     }  # fmt: skip
 
 
-def pair_picture(name: str, measured: Matrix, predicted: Matrix, source: str) -> Picture:
+def pair_picture(
+    name: str, measured: Matrix, predicted: Matrix, source: str, *, max_bytes: int = PAIR_BYTES
+) -> Picture:
     """Measured beside predicted connectome."""
     correlation = edge_correlation(measured, predicted)
     draw = partial(
-        draw_predictions, {name: (measured, predicted)}, source=source, max_bytes=PAIR_BYTES
+        draw_predictions, {name: (measured, predicted)}, source=source, max_bytes=max_bytes
     )
     words = f"{name}, measured and predicted from {source}"
     return Picture.drawn(draw, alt=f"{words}: r = {correlation:.2f}", caption=words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,26 +47,51 @@ def find_searches(group_dir: Path) -> Iterator[FoundSearch]:
             yield FoundSearch(parse_entities(file.name)["atlas"], sidecar, read_rows(file))
 
 
+@dataclass
+class MeasuredLambdas:
+    """Lambdas that the partial correlations of a cohort were measured with.
+
+    Parameters
+    ----------
+    counts
+        Connectomes by lambda, by atlas.
+    sources
+        Where lambda comes from, as the last sidecar says, by atlas.
+    """
+
+    counts: dict[str, dict[float, int]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def add(self, session: FoundSession) -> None:
+        """Count those of a session."""
+        for item in session.measured:
+            if item.flavor.kind != "FCpcorr":
+                continue
+            atlas, value = item.flavor.atlas, item.sidecar.get("Regularization")
+            self.sources[atlas] = str(item.sidecar.get("RegularizationSource", ""))
+            if isinstance(value, (int, float)):
+                counts = self.counts.setdefault(atlas, {})
+                counts[float(value)] = counts.get(float(value), 0) + 1
+
+    @property
+    def unchosen(self) -> list[str]:
+        """Atlases with partial correlations whose lambda nobody chose."""
+        return [name for name, source in self.sources.items() if source.startswith("default")]
+
+
 def lambda_warnings(
-    sessions: Sequence[FoundSession], searches: Sequence[FoundSearch]
+    measured: MeasuredLambdas, searches: Sequence[FoundSearch]
 ) -> Iterator[Notice]:
     """Say where partial correlations were not measured alike, or a search met its end."""
-    lambdas: dict[str, dict[float, int]] = {}
-    for session in sessions:
-        for item in session.measured:
-            value = item.sidecar.get("Regularization")
-            if item.flavor.kind == "FCpcorr" and isinstance(value, (int, float)):
-                counts = lambdas.setdefault(item.flavor.atlas, {})
-                counts[float(value)] = counts.get(float(value), 0) + 1
     searched = {search.atlas for search in searches}
-    for atlas, counts in lambdas.items():
+    for atlas, counts in measured.counts.items():
         if len(counts) > 1 and atlas not in searched:
             yield Notice(
                 f"partial correlations of {atlas} were measured with several lambdas",
                 name_lambdas(counts),
                 "Measure them again with one, or let the group level search for it.",
             )
-    for atlas in _unchosen(sessions):
+    for atlas in measured.unchosen:
         if atlas not in searched:
             yield Notice(
                 f"lambda of the partial correlations of {atlas} is our choice",
@@ -80,17 +105,6 @@ def lambda_warnings(
                 f"the lambda of {search.atlas} lies at the end of what was searched",
                 "the correlations are far from those that the target was made of",
             )
-
-
-def _unchosen(sessions: Sequence[FoundSession]) -> list[str]:
-    """Atlases with partial correlations whose lambda nobody chose."""
-    sources = {
-        item.flavor.atlas: str(item.sidecar.get("RegularizationSource", ""))
-        for session in sessions
-        for item in session.measured
-        if item.flavor.kind == "FCpcorr"
-    }
-    return [atlas for atlas, source in sources.items() if source.startswith("default")]
 
 
 def search_grid(searches: Sequence[FoundSearch]) -> Grid:

@@ -198,6 +198,7 @@ def fake():
         describe=describe,
         make_overview=make_overview,
         make_participant=make_participant,
+        make_predictions=make_predictions,
         make_traces=make_traces,
         save_matrix=save_matrix,
     )

@@ -19,7 +19,6 @@ from kraken_bids.report.figures import (
     draw_figure,
     draw_functional_qc,
     draw_identification,
-    draw_latents,
     draw_predictions,
     draw_structural_qc,
 )
@@ -145,16 +144,6 @@ def test_cohort_figures_are_small(rng):
     assert draw_identification(rows, io.BytesIO()) <= MAX_BYTES
     means = {str(flavor): tuple(rng.random((3, 5000))) for flavor in CORE_FLAVORS[:5]}
     assert draw_adaptation(means, io.BytesIO()) <= MAX_BYTES
-    latents = rng.normal(size=(200, 128))
-    labels = [f"sub-{row}" for row in range(200)]
-    groups = ["a", "b"] * 100
-    assert draw_latents(latents, labels, io.BytesIO(), groups=groups) <= MAX_BYTES
-
-
-def test_one_latent_cannot_be_compared(rng):
-    latents = np.vstack([rng.normal(size=8), np.full(8, np.nan)])
-    with pytest.raises(UsageError, match="1 latents cannot be compared"):
-        draw_latents(latents, ["a", "b"], io.BytesIO())
 
 
 def test_every_kind_of_figure_is_drawn_from_a_file(fake, rng, tmp_path):
@@ -168,7 +157,6 @@ def test_every_kind_of_figure_is_drawn_from_a_file(fake, rng, tmp_path):
                            "top1": np.array([0.5]), "top1_chance": np.array([0.1])},
         "adaptation": {f"FCcorr_fs86_hpf__{key}": rng.random(50)
                        for key in ("before", "after", "training")},
-        "latents": {"latents": rng.normal(size=(3, 8)), "labels": np.array(["a", "b", "c"])},
     }  # fmt: skip
     assert set(arrays) == set(FIGURES)
     for kind, content in arrays.items():
@@ -178,8 +166,10 @@ def test_every_kind_of_figure_is_drawn_from_a_file(fake, rng, tmp_path):
 
 
 def test_figure_problems_say_what_and_where(tmp_path):
-    with pytest.raises(UsageError, match=r"figure 'latent' is unknown\. Did you mean 'latents'"):
-        draw_figure("latent", tmp_path / "x.npz", tmp_path / "x.png")
+    with pytest.raises(
+        UsageError, match=r"figure 'adaption' is unknown\. Did you mean 'adaptation'"
+    ):
+        draw_figure("adaption", tmp_path / "x.npz", tmp_path / "x.png")
     np.savez(tmp_path / "traces.npz", dvars=np.zeros(3))
     with pytest.raises(InputError, match=r"cannot be drawn .*'series'.*traces.npz"):
         draw_figure("functional_qc", tmp_path / "traces.npz", tmp_path / "x.png")

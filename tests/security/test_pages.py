@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -39,8 +40,13 @@ ELEMENTS = frozenset({
 ATTRIBUTES = frozenset({
     "lang", "charset", "name", "content", "http-equiv", "class", "id", "href", "src", "alt",
     "width", "height", "aria-label", "aria-labelledby", "tabindex", "role", "loading", "scope",
-    "colspan", "rowspan", "title", "open",
+    "colspan", "rowspan", "title", "open", "data-choice", "data-name",
 })  # fmt: skip
+#: The one script of the pages, which their policy allows by its SHA-256.
+SCRIPT = (files("kraken_bids") / "data" / "report" / "tables.js").read_text("utf-8")
+#: Ways in which a script would make markup or code of text.
+DANGEROUS = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval", "Function(",
+             "setTimeout", "fetch", "XMLHttpRequest", "import", "location", "</")  # fmt: skip
 
 
 class Markup(HTMLParser):
@@ -49,7 +55,7 @@ class Markup(HTMLParser):
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
         self.strange, self.words = [], []
-        self.feed(text)
+        self.feed(text.replace(f"<script>{SCRIPT}</script>", "", 1))
         self.close()
 
     def handle_starttag(self, tag, attrs):
@@ -153,6 +159,14 @@ def study(tmp_path, evil):
         group / "desc-meanfit_adaptation.json",
         {"flavors": {evil: {"slope": 1.0, "intercept": 0.0, "r_squared": 0.9}}},
     )
+    for logs_dir in (root / "logs" / "sub-01", predicted / "logs"):
+        (logs_dir / "run").mkdir(parents=True)
+        (logs_dir / "run" / "CITATION.md").write_text(f"# M\n\n{evil} *{evil}*\n\n- {evil}\n")
+    write_table(
+        predicted / output_path("latent", [("sub", "01")]),
+        ("source", "n_inputs", "z000", "z001"),
+        [(evil, evil, 1.0, 2.0), ("fusion", evil, 1.0, 2.0)],
+    )
     return root, predicted
 
 
@@ -166,7 +180,10 @@ def test_the_page_of_a_participant_shows_text_as_text(study, evil):
 
 @pytest.mark.filterwarnings("ignore:constrained_layout:UserWarning", "ignore:Glyph:UserWarning")
 def test_the_page_of_a_cohort_shows_text_as_text(study, evil):
-    page = build_group_page(study[1], study[0], problems=[evil])
+    table = study[0] / "participants.tsv"
+    columns = ("participant_id", evil, "site")
+    write_table(table, columns, [("sub-01", "1", evil), ("sub-02", "2", "B"), (evil, "3", "C")])
+    page = build_group_page(study[1], study[0], problems=[evil], participants_file=table)
     found = Markup(page)
     assert found.strange == []
     assert "".join(evil.split()).replace("\0", "") in "".join(page_text(found))
@@ -180,10 +197,14 @@ def page_text(found):
 
 def test_every_template_is_filled_with_escaping():
     """Autoescaping depends on no file's extension, and no template switches it off."""
-    from importlib import resources
-
-    for entry in (resources.files("kraken_bids") / "data" / "report").iterdir():
+    for entry in (files("kraken_bids") / "data" / "report").iterdir():
         text = entry.read_text("utf-8")
+        if entry.name.endswith(".js"):
+            assert not [words for words in DANGEROUS if words in text]
+            continue
+        if entry.name == "base.html":
+            assert text.count("<script>{{ script | safe }}</script>") == 1
+            text = text.replace("<script>{{ script | safe }}</script>", "")
         for words in ("|safe", "| safe", "autoescape", "Markup", "<script", "javascript:"):
             assert words not in text.replace("{%- ", "{% "), entry.name
     page = render("group.html", _texts("<b>"))
@@ -197,19 +218,25 @@ def _texts(evil):
 
     empty = Grid("")
     names = ("cohort", "participant_quality", "flavors", "similarity", "identification", "search",
-             "adaptation")  # fmt: skip
+             "adaptation", "spread", "motion", "latents", "trust", "doubts")  # fmt: skip
     figures = (
         "similarity_figures",
         "identification_figures",
         "prediction_figures",
         "search_figures",
         "adaptation_figures",
-        "latent_figures",
+        "spread_figures",
+        "motion_figures",
+        "trust_figures",
+        "latent_maps",
+        "columns_left_out",
+        "methods",
         "warnings",
         "sections",
     )
     return {
         "title": evil, "lead": evil, "prediction_text": evil, "provenance": [(evil, evil)],
+        "n_sampled": evil, "trust_text": evil,
         **dict.fromkeys(names, empty), **dict.fromkeys(figures, ()),
     }  # fmt: skip
 
