@@ -107,7 +107,10 @@ def _style_map(axes: Axes, of_all: LatentMap) -> None:
 
 def _draw_distance(axes: Axes, of_all: LatentMap, distance: float) -> None:
     """Draw how far latents lie from their mean: all as bars, one as a line."""
-    axes.hist(of_all.distances, bins=min(30, max(5, len(of_all.distances) // 4)), color=FAINT,
+    n_bars = min(30, max(5, len(of_all.distances) // 4))
+    # from 0: two sessions lie equally far from their mean, but for rounding
+    far = max(float(of_all.distances.max()), distance, 1e-6)
+    axes.hist(of_all.distances, bins=np.linspace(0, far, n_bars + 1).tolist(), color=FAINT,
               alpha=0.6)  # fmt: skip
     axes.axvline(distance, color=VERMILION, linewidth=2)
     if np.isfinite(of_all.far):

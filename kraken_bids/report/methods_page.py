@@ -66,18 +66,17 @@ def build_methods_page(markdown: str) -> str:
 class FoundMethods:
     """The methods text of the last run of something.
 
+    The run is not named: the same results make the same page, whichever run they come from.
+
     Parameters
     ----------
     title
         What the run made.
-    run
-        Its name, which begins with the time.
     blocks
         The text without its title.
     """
 
     title: str
-    run: str
     blocks: tuple[Block, ...]
 
 
@@ -96,6 +95,6 @@ def find_methods(logs_dirs: Mapping[str, Path]) -> list[FoundMethods]:
                 blocks = tuple(read_blocks(file.read_text("utf-8")))
             except (OSError, UnicodeDecodeError):
                 continue
-            found.append(FoundMethods(title, file.parent.name, blocks[1:]))
+            found.append(FoundMethods(title, blocks[1:]))
             break
     return found

@@ -184,7 +184,9 @@ def test_refused_job_is_told_in_the_words_of_the_scheduler(cluster, tmp_path, na
 
 #: A run of a step that lasts, as a person would start it.
 LONG = """
-import sys
+import signal, sys
+# where tests run in the background, SIGINT is ignored, which would be handed on
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe

@@ -17,7 +17,7 @@ from kraken_bids.report.latent_figures import (
     draw_place,
     level_names,
 )
-from kraken_bids.report.latent_map import find_maps, read_session_latents
+from kraken_bids.report.latent_map import LatentMap, find_maps, read_session_latents
 from kraken_bids.report.latent_section import (
     colour_columns,
     map_pictures,
@@ -196,3 +196,13 @@ def test_damaged_latents_of_a_session_are_left_out(tmp_path):
     assert list(read_session_latents(tmp_path, "01", None)) == ["fine"]
     table.write_text(json.dumps({}))
     assert read_session_latents(tmp_path, "01", None) == {}
+
+
+def test_two_sessions_equally_far_but_for_rounding_are_drawn():
+    latents = np.array([[0.1, 0.0], [-np.nextafter(0.1, 1), 0.0]])
+    found = LatentMap(
+        "fusion", ("sub-01", "sub-02"), mean=np.zeros(2), axes=np.eye(2), shares=np.array([1, 0]),
+        scores=latents, distances=np.abs(latents[:, 0]),
+    )  # fmt: skip
+    assert np.ptp(found.distances) > 0
+    assert draw_place({"fusion": found}, {"fusion": latents[0]}, "sub-01", BytesIO()) > 0
