@@ -77,7 +77,8 @@ def tabulate_pairs(
         ends in no region. A streamline within a region is counted once.
     """
     size = max(int(regions.max(initial=0)), n_regions) + 1
-    low, high = regions.min(axis=1).astype(np.int64), regions.max(axis=1)
+    first, last = regions.T
+    low, high = np.minimum(first, last).astype(np.int64), np.maximum(first, last)
     wide = None if weights is None else weights.astype(np.float64)
     flat = np.bincount(low * size + high, weights=wide, minlength=size * size)
     upper = flat.reshape(size, size).astype(np.float64)
