@@ -184,7 +184,8 @@ def read_weights(file: Path, *, n_streamlines: int) -> NDArray[np.float32]:
     Raises
     ------
     InputError
-        If there are more or fewer numbers, or one is negative or not finite.
+        If there are more or fewer numbers, one is negative or not finite, or several streamlines
+        all have the same: then nothing was weighed, and their sums would be counts.
     """
     try:
         lines = file.read_text("utf-8").splitlines()
@@ -200,5 +201,11 @@ def read_weights(file: Path, *, n_streamlines: int) -> NDArray[np.float32]:
             f"{weights.size} weights for {n_streamlines} streamlines, or some that are none",
             where=str(file),
             fix="Run SIFT2 again on this tractogram.",
+        )
+    if n_streamlines > 1 and (weights == weights[0]).all():
+        raise InputError(
+            f"SIFT2 gave all {n_streamlines} streamlines the weight {weights[0]:g}",
+            where=str(file),
+            fix="Ask for more streamlines (--streamlines), or leave out --sift2.",
         )
     return weights

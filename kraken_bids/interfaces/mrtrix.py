@@ -34,7 +34,7 @@ class MRtrixInputSpec(CommandLineInputSpec):
         usedefault=True,
         nohash=True,
         argstr="-nthreads %d",
-        desc="threads; with 1 the program runs without any beside its main one",
+        desc="threads; with 1 most programs run without any beside their main one",
     )
 
 
@@ -44,13 +44,16 @@ class MRtrixCommand(CommandLine):
     input_spec = MRtrixInputSpec
     #: How to mend a failure that the program itself explains.
     fix: ClassVar[str] = "Look at the input files of this step."
+    #: Threads beside the main one where one is asked for. MRtrix3 repeats its random numbers only
+    #: without any.
+    fewest_workers: ClassVar[int] = 0
 
     def _get_environ(self) -> dict[str, str]:
         return {**super()._get_environ(), "MRTRIX_QUIET": "1"}
 
     def _format_arg(self, name: str, trait_spec: Any, value: Any) -> Any:
         if name == "n_threads" and value == 1:
-            value = 0  # MRtrix3 repeats its random numbers only without worker threads
+            value = self.fewest_workers
         if isinstance(value, tuple):  # Nipype quotes single paths only
             value = tuple(shlex.quote(part) if isinstance(part, str) else part for part in value)
         return super()._format_arg(name, trait_spec, value)
@@ -363,6 +366,9 @@ class WeighStreamlines(MRtrixCommand):
     """``tcksift2``: weights with which streamlines are as dense as the FODs say."""
 
     _cmd = "tcksift2"
+    #: With ``-nthreads 0``, MRtrix3 3.0.3 optimises nothing, gives every streamline the weight 1
+    #: and ends as if all were well. It has no random numbers: threads do not change the weights.
+    fewest_workers = 1
     input_spec = _WeighStreamlinesInputSpec
     output_spec = _WeighStreamlinesOutputSpec
     fix = "Look whether FODs and tractogram are of one space."

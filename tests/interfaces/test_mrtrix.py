@@ -72,6 +72,11 @@ def test_seed_of_random_numbers_is_hashed_and_threads_are_not(files):
     assert hashed(random_seed=1, n_threads=2) == hashed(random_seed=1)
 
 
+def test_streamlines_are_weighed_by_one_thread_at_least(files):
+    weigh = WeighStreamlines(in_file="a.mif", fod_file="b.mif")  # without any, all weights are 1
+    assert "-nthreads 1 " in command(weigh, files)
+
+
 def test_streamlines_are_weighed_within_the_tissues(files):
     weigh = WeighStreamlines(in_file="a.mif", fod_file="b.mif", act_file="b.mif", n_threads=4)
     assert command(weigh, files) == (

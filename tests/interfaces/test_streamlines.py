@@ -94,6 +94,13 @@ def test_weights_go_with_the_streamlines(tractogram, tmp_path):
     assert facts["sdstream_sift2_mean_weight"] == 1.125
 
 
+def test_weights_that_weigh_nothing_are_refused(tractogram, tmp_path):
+    (tmp_path / "weights.txt").write_text("# command_history: tcksift2\n1 1\n")
+    assign = AssignStreamlines(**tractogram, weights_file=str(tmp_path / "weights.txt"))
+    with pytest.raises(InputError, match="gave all 2 streamlines the weight 1"):
+        assign.run()
+
+
 @pytest.mark.parametrize("text", ["1\n", "1 2 3\n", "1 nan\n", "1 -2\n"])
 def test_weights_of_other_streamlines_are_refused(tractogram, tmp_path, text):
     (tmp_path / "weights.txt").write_text(text)

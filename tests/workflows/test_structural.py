@@ -283,6 +283,7 @@ def test_sums_of_sift2_weights_are_those_of_tck2connectome(sloppy, one_shell, tm
     assert all(np.array_equal(made[name], before[name], equal_nan=True) for name in before)
     for algorithm in ("ifod2act", "sdstream"):
         weights = folder / f"weigh_{algorithm}" / "weights.txt"
+        assert np.loadtxt(weights).std() > 0.1  # all 1 where it optimised nothing
         subprocess.run(
             [
                 "tck2connectome", f"{folder}/track_{algorithm}/{algorithm}.tck",
