@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.security import damage
+
 #: Bytes of addresses beyond what the process has: an absurd size is refused, not mapped.
 ADDRESS_BYTES = 2 << 30
 #: Seconds that the work may take, on a busy machine.
@@ -61,3 +63,13 @@ def _in_child(work: Callable[[], list[str]], *, seconds: int = TIMEOUT_S) -> lis
 def in_child() -> Callable[..., list[str]]:
     """Does work in a child process; gives what it found wrong."""
     return _in_child
+
+
+@pytest.fixture
+def read_damaged(tmp_path: Path) -> Callable[..., list[str]]:
+    """Tries a kind of file in a child process; gives what its reader said in other words."""
+
+    def read_damaged(kind: str, make: damage.Make, **options: bool) -> list[str]:
+        return _in_child(lambda: damage.read_damaged(kind, make, tmp_path, **options))
+
+    return read_damaged
