@@ -14,13 +14,9 @@ from kraken_bids.interfaces.cohort import (
     PublishTree,
     plain_adaptation,
 )
-from kraken_bids.interfaces.translation import (
-    ReadConnectomes,
-    Translate,
-    fitted_adaptation,
-    plain_session,
-    uses_gpu,
-)
+from kraken_bids.interfaces.model_inputs import fitted_adaptation, uses_gpu
+from kraken_bids.interfaces.sessions import plain_session
+from kraken_bids.interfaces.translation import ReadConnectomes, Translate
 from kraken_bids.plan import CohortSession, LambdaSearchPlan
 from kraken_bids.settings import TranslationOptions
 

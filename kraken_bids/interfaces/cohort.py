@@ -37,14 +37,8 @@ from ..bids.writers import write_json
 from ..connectome.adaptation import ADAPTATIONS
 from ..connectome.edges import edges_to_matrix
 from ..storage import atomic_path
-from .translation import (
-    ModelInputSpec,
-    identity,
-    load_fitted,
-    open_plan,
-    save_arrays,
-    session_lambdas,
-)
+from .model_inputs import ModelInputSpec, load_fitted, open_plan, save_arrays
+from .sessions import identity, session_lambdas
 from .trust import judge_sessions, save_judged
 
 _log = logging.getLogger(__name__)

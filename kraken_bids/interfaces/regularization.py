@@ -32,7 +32,7 @@ from ..connectome.partial import (
 from ..errors import InputError
 from ..flavors import Flavor
 from ..plan import CohortSession, LambdaSearchPlan
-from .translation import Row, file_stamp, identity, measured_lambdas, plain_session, problem_row
+from .sessions import Row, file_stamp, identity, measured_lambdas, plain_session, problem_row
 
 _log = logging.getLogger(__name__)
 

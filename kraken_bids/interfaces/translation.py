@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: MIT
 """The Krakencoder on a batch of sessions: read, translate.
 
-Sessions are handed over as plain values (`plain_session`). Each interface writes into its own
-folder; `kraken_bids.interfaces.cohort.PublishTree` alone puts files into the data set.
+Sessions are handed over as plain values (`kraken_bids.interfaces.sessions`). Each interface
+writes into its own folder; `kraken_bids.interfaces.cohort.PublishTree` alone puts files into the
+data set.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
     Directory,
     File,
     SimpleInterface,
@@ -25,7 +25,7 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from ..atlases import atlas_names, load_atlas
+from ..atlases import load_atlas
 from ..bids.names import output_path
 from ..bids.predictions import (
     add_to_session_file,
@@ -36,103 +36,16 @@ from ..bids.predictions import (
     save_session_sidecar,
     session_entities,
 )
-from ..bids.regularization import read_lambda
 from ..bids.sidecars import bids_uri
 from ..bids.writers import read_connectome, write_json
-from ..connectome.adaptation import ADAPTATIONS
 from ..connectome.edges import edges_to_matrix, matrix_to_edges
-from ..errors import InputError, KrakenBIDSError, ModelError, UsageError
+from ..errors import InputError
 from ..flavors import Flavor
-from ..plan import CohortSession
+from .model_inputs import ModelInputSpec, load_fitted, open_plan, save_arrays
+from .sessions import Row, identity, problem_row, session_lambdas
 from .trust import judge_sessions, save_judged
 
 _log = logging.getLogger(__name__)
-
-Row = Mapping[str, Any]
-
-
-def plain_session(session: CohortSession) -> dict[str, Any]:
-    """Write a session in plain values, as the interfaces below take it.
-
-    Sizes and times of the files are part of it, so that a node runs again when one has changed.
-
-    Returns
-    -------
-    dict
-        ``participant``, ``session`` (None without sessions), ``site``, and lists by flavor:
-        ``flavors``, ``files``, ``stamps``.
-    """
-    return {
-        "participant": session.participant,
-        "session": session.session,
-        "site": session.site,
-        "flavors": [flavor for flavor, _ in session.connectomes],
-        "files": [str(file) for _, file in session.connectomes],
-        "stamps": [file_stamp(file) for _, file in session.connectomes],
-    }
-
-
-def file_stamp(file: Path) -> list[int]:
-    """Size in bytes and time of change in ns; empty if the file is not there."""
-    if not file.exists():
-        return []
-    status = file.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
-def uses_gpu(device: str) -> bool:
-    """Whether a device, as ``--device`` names it, is a GPU here."""
-    if device != "auto":
-        return device != "cpu"
-    from ..model.krakencoder import resolve_device
-
-    return resolve_device(device) != "cpu"
-
-
-def save_arrays(file: Path, arrays: Mapping[str, NDArray]) -> None:
-    """Write arrays by name (npz)."""
-    np.savez(file, **arrays)  # type: ignore[arg-type]  # its stubs take any name for a flag
-
-
-class ModelInputSpec(BaseInterfaceInputSpec):
-    """What all interfaces here need to know."""
-
-    model_dir = traits.Str(mandatory=True, desc="folder of the model bundle")
-    model_sha256 = traits.Str(desc="SHA-256 of the bundle's weights")
-    fusions = traits.List(traits.List(), mandatory=True, desc="name and members of each fusion")
-    predict_from = traits.List(traits.Str, desc="sources; empty: the fusions")
-    predict_to = traits.List(traits.Str, desc="target flavors; empty: all")
-    cohort_flavors = traits.List(traits.Str, mandatory=True, desc="flavors that anybody has")
-
-
-def open_plan(inputs: Any) -> tuple[Any, Any]:
-    """Open the model and say what it is to do."""
-    from ..model.bundle import open_bundle
-    from ..model.translation import plan_translation
-
-    bundle = open_bundle(Path(inputs.model_dir))
-    plan = plan_translation(
-        bundle,
-        inputs.cohort_flavors,
-        fusions=[(name, tuple(members)) for name, members in inputs.fusions],
-        predict_from=tuple(inputs.predict_from or ()),
-        predict_to=tuple(inputs.predict_to or known_targets(bundle.flavors)),
-    )
-    return bundle, plan
-
-
-def known_targets(flavors: Sequence[str]) -> list[str]:
-    """Flavors whose regions have names here; others of a model are left out, and that is said."""
-    known = []
-    for name in flavors:
-        try:
-            if Flavor.parse(name).atlas in atlas_names():
-                known.append(name)
-                continue
-        except UsageError:
-            pass
-        _log.warning("%s is not predicted: its atlas or processing is not known here", name)
-    return known
 
 
 class _ReadConnectomesInputSpec(ModelInputSpec):
@@ -213,99 +126,6 @@ def _read_edges(file: Path, region_names: Sequence[str]) -> NDArray[np.floating]
     if not np.array_equal(matrix, matrix.T, equal_nan=True):
         raise InputError("is not symmetric", where=str(file), fix="Process the participant again.")
     return edges
-
-
-def problem_row(session: Row, flavor: str, error: KrakenBIDSError) -> dict[str, str]:
-    """Write what is wrong with a session's connectome in plain values."""
-    return {
-        "participant": session["participant"],
-        "session": session["session"] or "",
-        "flavor": flavor,
-        "what": error.what,
-        "where": error.where,
-        "fix": error.fix,
-    }
-
-
-def identity(session: Row) -> tuple[str, str | None]:
-    """Participant and session of a plain session."""
-    return session["participant"], session["session"]
-
-
-def session_lambdas(session: Row) -> dict[str, float]:
-    """Lambda of a session's partial correlations by flavor, where it is known."""
-    if "regularization" in session:
-        return dict(session["regularization"])
-    return measured_lambdas(dict(zip(session["flavors"], session["files"], strict=True)))
-
-
-def measured_lambdas(
-    files: Mapping[str, str], *, without: Container[str] = ()
-) -> dict[str, float]:
-    """Lambda of measured partial correlations by flavor, where their sidecars say it."""
-    measured = [name for name in files if name.startswith("FCpcorr_") and name not in without]
-    found = {name: read_lambda(Path(files[name])) for name in measured}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def load_fitted(file: Path, bundle: Any, means: Any | None = None) -> dict[str, Any]:
-    """Read a fitted adaptation and hold it against the model, and the cohort if given.
-
-    Raises
-    ------
-    ModelError
-        If it was fitted for another model, or has none of the cohort's flavors and sites.
-    ResourceError
-        If the file is none.
-    """
-    from ..model.adaptation_file import load_adaptations, load_provenance
-    from ..model.translation import adaptation_key
-
-    adaptations = load_adaptations(file)
-    fitted_for = load_provenance(file).get("model_sha256", bundle.sha256)
-    if fitted_for != bundle.sha256:
-        raise ModelError(
-            f"was fitted for another model than '{bundle.name}' (SHA-256 {fitted_for[:12]}…)",
-            where=str(file),
-            fix="Fit it again with this model, or give the model that it was fitted for.",
-        )
-    if means is None:
-        return adaptations
-    wanted = [
-        adaptation_key(flavor, site)
-        for site in means.sites
-        for flavor in means.flavors
-        if means.n_participants(flavor, site)
-    ]
-    missing = [key for key in wanted if key not in adaptations]
-    if missing:
-        _log.warning("Left out, for %s lacks them: %s", file, ", ".join(missing))
-    if len(missing) == len(wanted):
-        raise ModelError(
-            f"has {', '.join(adaptations)}, but none of the cohort's {', '.join(wanted)}",
-            where=str(file),
-            fix="Fit it with the same flavors, and the same --adapt-by.",
-        )
-    return adaptations
-
-
-def fitted_adaptation(adaptation: str) -> dict[str, str]:
-    """Inputs of `Translate` for what ``--adaptation`` says, where there is no cohort to fit on.
-
-    Raises
-    ------
-    UsageError
-        If it names a mode that has to be fitted.
-    """
-    if adaptation == "none":
-        return {}
-    if adaptation in ADAPTATIONS:
-        raise UsageError(
-            f"adaptation '{adaptation}' is fitted on a cohort, not on one participant",
-            where="--adaptation",
-            fix="Run the group level, or give 'none' or a file that the group level fitted.",
-        )
-    return {"adaptation_file": adaptation}
 
 
 class _TranslateInputSpec(ModelInputSpec):

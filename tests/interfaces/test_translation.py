@@ -18,16 +18,14 @@ from kraken_bids.interfaces.cohort import (
     PublishTree,
     plain_adaptation,
 )
-from kraken_bids.interfaces.translation import (
-    ReadConnectomes,
-    Translate,
-    diagonal,
+from kraken_bids.interfaces.model_inputs import (
     fitted_adaptation,
     known_targets,
     load_fitted,
-    plain_session,
     uses_gpu,
 )
+from kraken_bids.interfaces.sessions import plain_session
+from kraken_bids.interfaces.translation import ReadConnectomes, Translate, diagonal
 from kraken_bids.model.adaptation_file import save_adaptations
 from kraken_bids.model.bundle import write_bundle
 from kraken_bids.model.evaluation import evaluate_connectomes
