@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import UsageError
+from .options import add_reference_files
 
 _EXAMPLES = """\
 three ways:
@@ -25,14 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EXAMPLES
     source = parser.add_argument_group("what to convert")
-    source.add_argument(
-        "--checkpoint", type=Path, nargs="+", default=[], metavar="FILE",
-        help="checkpoints (.pt); several are merged",
-    )  # fmt: skip
-    source.add_argument(
-        "--transforms", type=Path, nargs="+", default=[], metavar="FILE",
-        help="transforms of their flavors (.npy, .npz, .h5)",
-    )  # fmt: skip
+    add_reference_files(source)
     source.add_argument(
         "--model", metavar="DIR", help="folder of a bundle, or name of a published model"
     )

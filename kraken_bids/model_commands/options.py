@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import KrakenBIDSError, Problems, UsageError
 
@@ -51,15 +51,21 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a model and the device to compute on."""
     model = parser.add_argument_group("model: a bundle, or the reference program's files")
     model.add_argument("--model", type=Path, metavar="DIR", help="folder of a bundle")
-    model.add_argument(
-        "--checkpoint", type=Path, nargs="+", default=[], metavar="F.pt",
-        help="the reference program's checkpoints, in place of a bundle",
-    )  # fmt: skip
-    model.add_argument(
-        "--transforms", type=Path, nargs="+", default=[], metavar="F.npy",
-        help="the reference program's transforms of the checkpoint's flavors",
-    )  # fmt: skip
+    add_reference_files(model)
     model.add_argument("--device", default="auto", help="auto, cpu, or cuda[:n] (default: auto)")
+
+
+def add_reference_files(group: argparse._ArgumentGroup) -> None:
+    """Add the options that name the reference program's files of a model."""
+    files: dict[str, Any] = {"type": Path, "nargs": "+", "default": [], "metavar": "FILE"}
+    group.add_argument(
+        "--checkpoint", **files,
+        help="the reference program's checkpoints (.pt), in place of a bundle; several are merged",
+    )  # fmt: skip
+    group.add_argument(
+        "--transforms", **files,
+        help="the reference program's transforms of their flavors (.npy, .npz, .h5)",
+    )  # fmt: skip
 
 
 def open_model(arguments: argparse.Namespace, stack: ExitStack) -> Bundle:
