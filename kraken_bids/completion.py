@@ -163,12 +163,14 @@ def _size(path: Path) -> int:
 def remove_stale(dataset_dir: Path, before: Iterable[str], now: Iterable[str]) -> list[Path]:
     """Delete outputs of an earlier run that the present one no longer makes.
 
+    Pages stay: they are drawn anew after that.
+
     Parameters
     ----------
     dataset_dir
         Root of the data set.
     before, now
-        Paths under it, as in the earlier and in the present marker.
+        Paths under it, as in the earlier marker and as made now.
 
     Returns
     -------
@@ -176,7 +178,8 @@ def remove_stale(dataset_dir: Path, before: Iterable[str], now: Iterable[str]) -
         What was deleted.
     """
     root = dataset_dir.resolve()
-    stale = [dataset_dir / path for path in sorted(set(before) - set(now))]
+    paths = sorted(set(before) - set(now))
+    stale = [dataset_dir / path for path in paths if not path.endswith(PAGE_SUFFIX)]
     # A marker is a file that anyone may edit: nothing outside the data set is touched.
     stale = [path for path in stale if root in path.resolve().parents and path.is_file()]
     for path in stale:

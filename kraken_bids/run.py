@@ -423,7 +423,7 @@ def _translate_finished(
     """Run the Krakencoder for single participants, where no cohort is needed for it."""
     if settings.translation.model_dir is None:
         return
-    from .run_group import translate_participants
+    from .run_single import translate_participants
 
     translate_participants(plans, settings=settings, notes=outcome.failures, fail=outcome.fail)
 

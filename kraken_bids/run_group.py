@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from .bids.own_atlas import tell_mixed_origins
@@ -19,10 +19,10 @@ from .completion import (
     is_finished,
     marked_problems,
     marker_path,
-    remove_stale,
     remove_tree,
 )
 from .errors import InputError, KrakenBIDSError, Problems
+from .group_pages import draw_group_pages, participants_file
 from .lambda_search import (
     plan_fitted_lambdas,
     plan_lambda_search,
@@ -32,10 +32,10 @@ from .lambda_search import (
     tell_search,
     tell_unchosen,
 )
-from .plan import CohortSession, LambdaSearchPlan, SessionPlan
+from .plan import CohortSession, LambdaSearchPlan
 from .plugin_file import read_plugin
 from .progress import Progress, steps_by_session
-from .run import EXIT_DONE, Fail, Outcome, new_run_id
+from .run import EXIT_DONE, Outcome, new_run_id
 from .settings import Settings, TranslationOptions
 
 _log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def check_cohort(
             search = plan_lambda_search(
                 settings,
                 everything,
-                model_flavors=() if problems else _targets(options),
+                model_flavors=() if problems else model_targets(options),
                 own_targets=() if problems else published_targets(options.model_dir),
                 fetch=fetch,
             )
@@ -205,16 +205,11 @@ def check_model(
     return dataclasses.replace(options, model_sha256=bundle.sha256)
 
 
-def _targets(options: TranslationOptions) -> tuple[str, ...]:
+def model_targets(options: TranslationOptions) -> tuple[str, ...]:
     """All flavors of the model."""
     from .model.bundle import open_bundle
 
     return tuple(open_bundle(options.model_dir).flavors) if options.model_dir else ()
-
-
-def find_sessions(settings: Settings) -> tuple[CohortSession, ...]:
-    """Find the measured connectomes of the cohort that are asked for; raises as the search."""
-    return of_flavors(find_all_connectomes(settings), settings.flavors)
 
 
 def of_flavors(
@@ -342,12 +337,11 @@ def _translate(
     work_dir = _work_dir(settings)
     claim_folder(work_dir)
     remove_leftovers([dataset_dir])
-    _, before = finished_outputs(dataset_dir, GROUP)
     write_prediction_dataset(
         settings,
         sessions,
         dataset_dir,
-        targets=_targets(options),
+        targets=model_targets(options),
         searched=search.atlases if search else (),
     )
     log_dir = dataset_dir / "logs" / run_id
@@ -362,7 +356,7 @@ def _translate(
         key=key,
         label=GROUP,
         search=search,
-        participants_file=_participants_file(settings),
+        participants_file=participants_file(settings),
         omp_nthreads=settings.resources.omp_nthreads,
         name=work_dir.name,
     )
@@ -371,7 +365,13 @@ def _translate(
         workflow.write_graph(str(log_dir / "graph.dot"), graph2use="colored", format="svg")
     labels = {workflow.name: GROUP}
     steps = steps_by_session(workflow, labels)
-    with Progress(labels, steps=steps, log_dirs={GROUP: log_dir}) as progress:
+    progress = Progress(
+        labels,
+        steps=steps,
+        log_dirs={GROUP: log_dir},
+        lacks=lambda label: marked_problems(dataset_dir, label),
+    )
+    with progress:
         failures = run_workflow(
             workflow,
             resources=settings.resources,
@@ -392,21 +392,9 @@ def _translate(
         return
     for label, message in marked_problems(dataset_dir, GROUP):
         outcome.fail(label, message)
-    _, now = finished_outputs(dataset_dir, GROUP)
-    removed = remove_stale(dataset_dir, before, now)
-    for path in removed:
-        _log.info("removed %s: no longer part of the cohort's predictions", path)
-    if removed:  # pages showed them
-        _draw_pages(sessions, settings, outcome)
     outcome.done.append(GROUP)
     if not settings.keep_work:
         remove_tree(work_dir)
-
-
-def _participants_file(settings: Settings) -> Path | None:
-    """What is known of the participants, for the cohort's page; None if there is no table."""
-    file = settings.bids_dir / "participants.tsv"
-    return file if file.is_file() else None
 
 
 def _write_pages(sessions: Sequence[CohortSession], settings: Settings, outcome: Outcome) -> int:
@@ -418,141 +406,8 @@ def _write_pages(sessions: Sequence[CohortSession], settings: Settings, outcome:
             where=str(dataset_dir),
             fix="Run the group level without --reports-only.",
         )
-    _draw_pages(sessions, settings, outcome)
+    for failure in draw_group_pages(sessions, settings, dataset_dir=dataset_dir):
+        outcome.fail(GROUP, f"{failure.message} [pages; details: {failure.crash_file}]")
     if not outcome.failures:
         outcome.done.append(GROUP)
     return outcome.tell()
-
-
-def _draw_pages(sessions: Sequence[CohortSession], settings: Settings, outcome: Outcome) -> None:
-    """Draw all pages, as many at once as may be."""
-    from kraken_bids.workflows.group import init_pages_wf
-
-    from .execution import claim_folder, run_workflow
-
-    workflow = init_pages_wf(
-        sessions=sessions,
-        dataset_dir=prediction_dir(settings),
-        output_dir=settings.output_dir,
-        participants_file=_participants_file(settings),
-        name=f"pages_{settings.translation.label}_wf",
-    )
-    workflow.base_dir = str(settings.work_dir)
-    work_dir = settings.work_dir / workflow.name
-    run_id = new_run_id()
-    with claimed([work_dir]):
-        claim_folder(work_dir)
-        failures = run_workflow(
-            workflow,
-            resources=settings.resources,
-            crash_dir=settings.work_dir / "crashes" / run_id,
-            log_file=settings.output_dir / "logs" / f"{run_id}.log",
-            plugin=read_plugin(settings.plugin_file),
-        )
-        for failure in failures:
-            outcome.fail(GROUP, f"{failure.message} [pages; details: {failure.crash_file}]")
-        if not failures:
-            remove_tree(work_dir)
-
-
-def _by_session(
-    search: LambdaSearchPlan | None, sessions: Sequence[CohortSession]
-) -> dict[CohortSession, LambdaSearchPlan]:
-    """Take a plan apart by session; those of which everything stays as measured have none."""
-    if search is None:
-        return {}
-    rows = zip(sessions, search.correlations, search.withheld, search.unchanged, strict=True)
-    return {
-        session: dataclasses.replace(
-            search, correlations=(files,), withheld=(withheld,), unchanged=(unchanged,)
-        )
-        for session, files, withheld, unchanged in rows
-        if set(search.atlases) - {*unchanged}
-    }
-
-
-def translate_participants(
-    plans: Sequence[SessionPlan],
-    *,
-    settings: Settings,
-    notes: Mapping[str, Sequence[str]],
-    fail: Fail,
-) -> None:
-    """Predict for single participants, with a fitted adaptation or none.
-
-    Parameters
-    ----------
-    plans
-        Sessions of this run.
-    settings
-        Those of the run; the adaptation is ``none`` or a file.
-    notes
-        What went wrong before, by session: their pages are drawn again and go on to name it.
-    fail
-        Called with what went wrong for whom.
-    """
-    from kraken_bids.workflows.group import init_single_translations_wf, session_node_name
-
-    from .bids.dataset import write_prediction_dataset
-    from .execution import run_workflow
-    from .model.krakencoder import resolve_device
-
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    dataset_dir = prediction_dir(settings)
-    wanted = {plan.label for plan in plans}
-    everything = [one for one in find_all_connectomes(settings) if one.label in wanted]
-    sessions = of_flavors(everything, settings.flavors)
-    options = check_model(settings.translation, sessions)
-    search = plan_fitted_lambdas(settings, everything)
-    tell_unchosen(sessions, settings, searched=search.atlases if search else ())
-    if search:
-        tell_search(search, sessions)
-    options = dataclasses.replace(options, device=resolve_device(options.device))
-    searches = _by_session(search, sessions)
-    keys = {}
-    for session in sessions:
-        key = translation_key([session], options, searches.get(session))
-        if not is_finished(dataset_dir, session.label, key):
-            keys[session] = key
-    if not keys:
-        return
-    folders = [
-        settings.work_dir / "single_translations_wf" / session_node_name(session)
-        for session in keys
-    ]
-    with claimed(folders):
-        write_prediction_dataset(
-            settings,
-            tuple(keys),
-            dataset_dir,
-            targets=_targets(options),
-            searched=search.atlases if search else (),
-        )
-        workflow = init_single_translations_wf(
-            keys,
-            options=options,
-            dataset_dir=dataset_dir,
-            output_dir=settings.output_dir,
-            notes=notes,
-            searches=searches,
-            omp_nthreads=settings.resources.omp_nthreads,
-        )
-        workflow.base_dir = str(settings.work_dir)
-        run_id = new_run_id()
-        failures = run_workflow(
-            workflow,
-            resources=settings.resources,
-            crash_dir=settings.work_dir / "crashes" / run_id,
-            log_file=settings.output_dir / "logs" / f"{run_id}.log",
-            n_gpus=int(options.device.startswith("cuda")),
-        )
-        names = {session_node_name(session): session.label for session in keys}
-        for session in keys:
-            for label, message in marked_problems(dataset_dir, session.label):
-                fail(label, message)
-        for failure in failures:
-            label = next((names[part] for part in failure.node.split(".") if part in names), GROUP)
-            fail(label, f"{failure.message} [prediction; details: {failure.crash_file}]")
-        if not failures and not settings.keep_work:
-            for folder in folders:  # the others may be of jobs that are at work
-                remove_tree(folder)

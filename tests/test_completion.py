@@ -84,3 +84,9 @@ def test_stale_outputs_are_removed_but_nothing_outside(dataset, tmp_path_factory
     assert removed == [dataset / "sub-01" / "a.tsv"]
     assert outside.exists()
     assert (dataset / "sub-01" / "b.tsv").exists()
+
+
+def test_pages_are_never_stale(dataset):
+    (dataset / "group.html").write_text("a page")
+    assert remove_stale(dataset, ["group.html"], []) == []
+    assert (dataset / "group.html").exists()

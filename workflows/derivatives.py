@@ -8,7 +8,12 @@ from pathlib import Path
 
 from nipype.pipeline import engine as pe
 
-from kraken_bids.interfaces.derivatives import MarkFinished, SaveFigure, SaveSeries
+from kraken_bids.interfaces.derivatives import (
+    MarkFinished,
+    RemoveStale,
+    SaveFigure,
+    SaveSeries,
+)
 from kraken_bids.interfaces.own_atlas import label_origins
 from kraken_bids.interfaces.report import DrawCoverage, DrawFigure
 from kraken_bids.interfaces.similarity import CompareWithMean
@@ -189,6 +194,15 @@ def add_comparison(
     fields = ("connectomes_file", "qc_file")
     workflow.connect([(source, compare, [(f"outputnode.{field}", field) for field in fields])])
     return compare
+
+
+def make_remove_stale(*, dataset_dir: Path, label: str, name: str = "remove_stale") -> pe.Node:
+    """Make the node that deletes what an earlier run left, once all new outputs are in place."""
+    return pe.Node(
+        RemoveStale(dataset_dir=str(dataset_dir), name=label),
+        name=name,
+        run_without_submitting=True,
+    )
 
 
 def make_finish(*, dataset_dir: Path, label: str, key: str, name: str = "finish") -> pe.Node:

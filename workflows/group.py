@@ -12,7 +12,7 @@ from nipype.pipeline import engine as pe
 from kraken_bids.plan import CohortSession, LambdaSearchPlan
 from kraken_bids.settings import TranslationOptions
 
-from .derivatives import make_finish
+from .derivatives import make_finish, make_remove_stale
 from .report import init_group_report_wf, init_participant_report_wf
 from .translation import init_session_translation_wf, init_translation_wf
 
@@ -31,6 +31,9 @@ def init_group_wf(
     name: str = "group_wf",
 ) -> pe.Workflow:
     """Predict the connectomes of a cohort, draw all pages, and mark it as finished.
+
+    Before the pages are drawn, and once all predictions are in place, those of an earlier run
+    that are not made any more are deleted: pages show what lies there.
 
     Parameters
     ----------
@@ -60,8 +63,10 @@ def init_group_wf(
         sessions=paged_sessions(sessions, output_dir),
         participants_file=participants_file,
     )
+    remove_stale = make_remove_stale(dataset_dir=dataset_dir, label=label)
     workflow.connect([
-        (translation_wf, report_wf, [("outputnode.out_files", "inputnode.wait_for")])
+        (translation_wf, remove_stale, [("outputnode.out_files", "out_files")]),
+        (remove_stale, report_wf, [("out_files", "inputnode.wait_for")]),
     ])
     everything = pe.Node(niu.Merge(3), name="everything", run_without_submitting=True)
     finish = make_finish(dataset_dir=dataset_dir, label=label, key=key)

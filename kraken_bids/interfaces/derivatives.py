@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from ..bids.export import (
     save_timeseries,
     save_tractograms,
 )
-from ..completion import mark_finished
+from ..completion import finished_outputs, mark_finished, remove_stale
 from ..errors import InputError
 from ..plan import session_label
+
+_log = logging.getLogger(__name__)
 
 
 class _SaveSeriesInputSpec(BaseInterfaceInputSpec):
@@ -132,6 +135,42 @@ class SaveFigure(SimpleInterface):
         )
         written = save_figures(target, [(self.inputs.desc, Path(self.inputs.figure_file))])
         self._results["out_files"] = [str(path) for path in written]
+        return runtime
+
+
+class _RemoveStaleInputSpec(BaseInterfaceInputSpec):
+    dataset_dir = traits.Str(mandatory=True, desc="root of the data set")
+    name = traits.Str(mandatory=True, desc="session, or group")
+    out_files = traits.List(traits.Str, mandatory=True, desc="all outputs, in place")
+
+
+class _RemoveStaleOutputSpec(TraitedSpec):
+    out_files = traits.List(traits.Str, desc="the same, to wait for")
+
+
+class RemoveStale(SimpleInterface):
+    """Delete what the last finished run of the same work made and the present one does not.
+
+    The marker of that run says what it made; it stands until the present run is marked, so that a
+    run that is killed here goes on where it was.
+    """
+
+    input_spec = _RemoveStaleInputSpec
+    output_spec = _RemoveStaleOutputSpec
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        dataset_dir = Path(self.inputs.dataset_dir)
+        _, before = finished_outputs(dataset_dir, self.inputs.name)
+        now = [str(Path(file).relative_to(dataset_dir)) for file in self.inputs.out_files]
+        removed = remove_stale(dataset_dir, before, now)
+        if removed:
+            _log.info(
+                "removed %d file(s) of an earlier run that are not made any more, such as %s",
+                len(removed),
+                removed[0],
+            )
+        self._results["out_files"] = self.inputs.out_files
         return runtime
 
 
