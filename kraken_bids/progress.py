@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -27,6 +27,9 @@ QUIET_SECONDS = 1800.0
 TRACE_SECONDS = 1.0
 #: Name of the last step of a session.
 LAST_STEP = "finish"
+
+#: Gives whom and what a session that is done could not be done with.
+Lacks = Callable[[str], Sequence[tuple[str, str]]]
 
 
 def duration(seconds: float) -> str:
@@ -106,6 +109,9 @@ class Progress:
         Full names of the steps of each session, by its label.
     log_dirs
         Where the trace of each session goes, by its label; those without leave none.
+    lacks
+        Asked, when a session is done, for the session and message of each input that it had to
+        leave out: its line says so.
     clock
         Gives seconds.
     """
@@ -116,10 +122,12 @@ class Progress:
         *,
         steps: Mapping[str, set[str]],
         log_dirs: Mapping[str, Path] | None = None,
+        lacks: Lacks = lambda _label: (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._labels = labels
         self._clock = clock
+        self._lacks = lacks
         folders = log_dirs or {}
         self._sessions = {
             label: _Session(steps.get(label, set()), folders.get(label))
@@ -189,7 +197,7 @@ class Progress:
         seconds = self._clock() - session.begin
         if is_last:
             session.state, session.seconds = DONE, seconds
-            self._tell(_log.info, "%s: done in %s%s", label, duration(seconds), self._of_all())
+            self._tell_done(label, seconds)
             return
         percent = 100 * len(session.done) / len(session.steps)
         if len(self._sessions) == 1 and self._next_percent <= percent < 100:
@@ -203,6 +211,21 @@ class Progress:
                 duration(seconds),
                 duration(seconds * (100 / percent - 1)),
             )
+
+    def _tell_done(self, label: str, seconds: float) -> None:
+        """Say that a session is done and, if so, what it is done without.
+
+        The end of the run tells all problems; where it is far, as with several sessions, they are
+        told here, too.
+        """
+        problems = self._lacks(label)
+        tell, but = _log.info, ""
+        if problems:
+            tell, but = _log.warning, f", but for {len(problems)} problem(s)"
+        took = duration(seconds)
+        self._tell(tell, "%s: done in %s%s%s", label, took, but, self._of_all())
+        for whose, message in problems if len(self._sessions) > 1 else ():
+            self._tell(_log.warning, "%s: %s", whose, message)
 
     def _of_all(self) -> str:
         """Say how many sessions are done, how many are at work, and what time that leaves."""

@@ -258,7 +258,12 @@ def _measure(
                 str(log_dir / "graph.dot"), graph2use="colored", format="svg"
             )
     labels = {session_wf_name(plan): plan.label for plan in plans}
-    progress = Progress(labels, steps=steps_by_session(workflow, labels), log_dirs=log_dirs)
+    progress = Progress(
+        labels,
+        steps=steps_by_session(workflow, labels),
+        log_dirs=log_dirs,
+        lacks=lambda label: [(label, message) for message in outcome.failures.get(label, ())],
+    )
     with progress:
         failures = run_workflow(
             workflow,

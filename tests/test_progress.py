@@ -38,14 +38,14 @@ def told(caplog):
 def sessions(clock, tmp_path):
     """Progress of some sessions of five steps each, the last one ``finish``."""
 
-    def sessions(*labels):
+    def sessions(*labels, **options):
         names = {f"{label.replace('-', '_')}_wf": label for label in labels}
         steps = {
             label: {f"wf.{name}.{step}" for step in ("a", "b", "c", "d", "finish")}
             for name, label in names.items()
         }
         folders = {label: tmp_path / label for label in labels}
-        return Progress(names, steps=steps, log_dirs=folders, clock=clock)
+        return Progress(names, steps=steps, log_dirs=folders, clock=clock, **options)
 
     return sessions
 
@@ -76,6 +76,29 @@ def test_every_session_has_a_line_at_its_start_and_one_with_the_time_left(sessio
         "sub-01: done in 87 s (1 of 4; 1 at work, about 2 min left)",
         "sub-02: done in 71 s (2 of 4, about 3 min left)",
     ]
+
+
+def test_line_of_a_session_that_is_done_says_what_it_lacks(sessions, clock, caplog):
+    lacks = {"sub-01": [("sub-01", "run 2 has no mask"), ("sub-01", "no diffusion")]}
+    with sessions("sub-01", "sub-02", lacks=lambda label: lacks.get(label, ())) as progress:
+        caplog.set_level(logging.INFO, logger="kraken_bids")
+        do(progress, clock, "sub-01", *ALL)
+        do(progress, clock, "sub-02", *ALL)
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert told == [
+        ("INFO", "sub-01: started (1 of 2)"),
+        ("WARNING", "sub-01: done in 50 s, but for 2 problem(s) (1 of 2, about 50 s left)"),
+        ("WARNING", "sub-01: run 2 has no mask"),
+        ("WARNING", "sub-01: no diffusion"),
+        ("INFO", "sub-02: started (2 of 2)"),
+        ("INFO", "sub-02: done in 50 s (2 of 2)"),
+    ]
+
+
+def test_problems_of_a_single_session_are_left_to_the_end_that_follows(sessions, clock, told):
+    with sessions("sub-01", lacks=lambda _: [("sub-01", "no diffusion")]) as progress:
+        do(progress, clock, "sub-01", *ALL, seconds=1)
+    assert told()[-1] == "sub-01: done in 5 s, but for 1 problem(s)"
 
 
 def test_a_single_session_tells_of_its_steps(sessions, clock, told):

@@ -116,12 +116,16 @@ def test_every_possible_output_is_there_and_no_other(outcome):
 
 
 @pytest.mark.slow
-def test_each_problem_is_told_once_with_file_and_remedy(outcome):
+def test_each_problem_is_told_with_its_session_and_at_the_end(outcome):
     out, done, _ = outcome
     labels = ("sub-01_ses-a: ", "sub-01_ses-b: ")
     told = [line for line in done.text.splitlines() if line.startswith(labels)]
+    (line,) = (number for number, text in enumerate(told) if "ses-a: done in " in text)
+    assert re.search(r"done in .*, but for 2 problem\(s\) \(", told[line]), done.text
+    assert sorted(told[line + 1 : line + 3]) == sorted(told[-2:]), done.text
     told = [line for line in told if not re.search(r": (started|done in .*) \(", line)]
-    assert len(told) == 2, done.text
+    assert len(told) == 4, done.text
+    told = told[-2:]
     (confounds,) = [line for line in told if "confounds" in line]
     (truncated,) = [line for line in told if "cut short" in line]
     stem = "sub-01_ses-a_{}"
