@@ -207,6 +207,26 @@ def find_atlas_file(atlas: Atlas, role: str) -> Path:
     ResourceError
         If the file is neither there nor can be fetched.
     """
+    return find_files([_published_image(atlas, role)])[0]
+
+
+def held_atlas_file(atlas: Atlas, role: str) -> Path | None:
+    """Where a published image of an atlas is on this machine; None if it would be fetched.
+
+    Parameters
+    ----------
+    atlas, role
+        As for `find_atlas_file`.
+
+    Raises
+    ------
+    UsageError
+        If the atlas has no published image of that role.
+    """
+    return held_file(_published_image(atlas, role), search_dirs())
+
+
+def _published_image(atlas: Atlas, role: str) -> PublishedFile:
     file = atlas.file(role)
     if file is None:
         known = [name for name, _ in atlas.files]
@@ -215,7 +235,7 @@ def find_atlas_file(atlas: Atlas, role: str) -> Path:
             where=f"source: {atlas.source}",
             fix=suggest(role, known) + "." if known else "Give a FreeSurfer segmentation.",
         )
-    return find_files([file])[0]
+    return file
 
 
 def fetchable() -> dict[str, Fetchable]:

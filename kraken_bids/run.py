@@ -24,6 +24,7 @@ from .progress import Progress, steps_by_session
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from .atlases import Atlas
     from .ready_connectomes import ReadyCohort
 
 _log = logging.getLogger(__name__)
@@ -105,12 +106,16 @@ class Work:
         Labels of the sessions that are finished.
     cohort
         Ready-made connectomes.
+    absent_atlases
+        Atlases whose images are not on this machine and were not fetched. Fingerprints are then
+        not those of a run, and sessions count as done whatever inputs their outputs are of.
     """
 
     plans: tuple[SessionPlan, ...]
     keys: dict[str, str]
     done: frozenset[str]
     cohort: ReadyCohort
+    absent_atlases: tuple[str, ...] = ()
 
     @property
     def todo(self) -> list[SessionPlan]:
@@ -118,19 +123,44 @@ class Work:
         return [plan for plan in self.plans if plan.label not in self.done and plan.has_inputs]
 
 
-def plan_work(settings: Settings) -> Work:
-    """Find all inputs, and what of it is done already."""
+def plan_work(settings: Settings, *, fetch: bool = True) -> Work:
+    """Find all inputs, and what of it is done already.
+
+    Parameters
+    ----------
+    settings
+        Those of the run.
+    fetch
+        Whether images of atlases are fetched if need be.
+    """
     from .bids.inputs import plan_sessions
-    from .fetch import find_atlas_file
+    from .fetch import find_atlas_file, held_atlas_file
     from .ready_connectomes import open_ready_cohort
 
+    absent: dict[str, None] = {}
+
+    def named_atlas_file(atlas: Atlas, role: str) -> Path:
+        """Where an image is, or else its name: the same is found for everybody."""
+        held = held_atlas_file(atlas, role)
+        if held is None:
+            absent[atlas.name] = None
+        return held or Path(dict(atlas.files)[role].name)
+
     cohort = open_ready_cohort(settings)
-    plans = plan_sessions(settings, atlas_file=find_atlas_file, connectomes=cohort.found)
-    keys = {plan.label: session_key(plan, settings) for plan in plans}
-    done = frozenset(
-        label for label, key in keys.items() if is_finished(settings.output_dir, label, key)
+    plans = plan_sessions(
+        settings,
+        atlas_file=find_atlas_file if fetch else named_atlas_file,
+        connectomes=cohort.found,
     )
-    return Work(plans, keys, done, cohort)
+    keys = {plan.label: session_key(plan, settings) for plan in plans}
+    # Without all images keys are not those of a run: whatever a session was finished with counts.
+    marked = {label: finished_outputs(settings.output_dir, label)[0] for label in keys if absent}
+    done = frozenset(
+        label
+        for label, key in keys.items()
+        if is_finished(settings.output_dir, label, marked.get(label) or key)
+    )
+    return Work(plans, keys, done, cohort, (*absent,))
 
 
 def run_participants(settings: Settings, *, action: str = "run", config: str = "") -> int:
@@ -140,10 +170,12 @@ def run_participants(settings: Settings, *, action: str = "run", config: str = "
     from .scratch import tell_scratch
     from .status import status_report
 
-    work = plan_work(settings)
+    work = plan_work(settings, fetch=action != "status")
     plans, keys, done = work.plans, work.keys, work.done
     if action == "status":
-        _log.info("%s", status_report(plans, keys, done, output_dir=settings.output_dir))
+        compared = {} if work.absent_atlases else keys
+        _log.info("%s", status_report(plans, compared, done, output_dir=settings.output_dir))
+        _tell_absent(work.absent_atlases)
         return EXIT_DONE
     _log.info("%s", pairing_table(plans))
     tell_later_search(settings)
@@ -309,6 +341,18 @@ def _tell_changed(plans: Sequence[SessionPlan], keys: dict[str, str], settings: 
                 "has); they are made again",
                 plan.label,
             )
+
+
+def _tell_absent(atlases: Sequence[str]) -> None:
+    """Say what ``--status`` cannot know without the images of some atlases."""
+    if atlases:
+        names = ", ".join(atlases)
+        _log.warning(
+            "not known without the images of %s: whether inputs or settings have changed since "
+            "outputs were made. They are not on this machine; to have them: kraken-model fetch %s",
+            names,
+            " ".join(atlases),
+        )
 
 
 def _clear_finished(plans: Sequence[SessionPlan], settings: Settings) -> None:

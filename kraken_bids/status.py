@@ -65,9 +65,9 @@ def status_report(
     plans
         Sessions.
     keys
-        Fingerprint of each session by label.
+        Fingerprint of each session by label; none of those whose fingerprint is not known.
     done
-        Labels of those that are done, with these inputs and settings.
+        Labels of those that are done, with these inputs and settings as far as they are known.
     output_dir
         Their data set; traces lie with its logs.
     """
@@ -78,7 +78,7 @@ def status_report(
             row = SessionStatus(plan.label, NO_INPUTS)
         key, _ = finished_outputs(output_dir, plan.label)
         notes = [row.note] if row.note else []
-        if row.state == NOT_STARTED and key and key != keys[plan.label]:
+        if row.state == NOT_STARTED and key and key != keys.get(plan.label, key):
             notes.append("inputs or settings have changed since its outputs were made")
         if plan.problems:
             notes.append(f"{len(plan.problems)} problem(s) of its inputs: see --dry-run")

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from kraken_bids import fetch
+from kraken_bids.cli import main
 from kraken_bids.completion import mark_finished
 from kraken_bids.errors import InputError
 from kraken_bids.plan import ReadyConnectome, SessionPlan
@@ -125,6 +127,55 @@ def test_sessions_done_before_there_were_traces_are_done(plan, report):
     lines = report(plan("01"), plan("02"), done=["sub-01"])
     assert lines[1].split() == ["sub-01", "done"]
     assert lines[-1] == "1 of 2 done, 1 not started"  # no time is known
+
+
+@pytest.fixture
+def without_images(study, tmp_path, monkeypatch):
+    """``--status`` of two participants, one of them done, on a machine without atlas images."""
+    for label in ("01", "02"):
+        study.add_anatomy(label)
+        study.add_bold(label)
+    output = tmp_path / "out" / "sub-01" / "x.tsv"
+    output.parent.mkdir(parents=True)
+    output.write_text("x")
+    mark_finished(tmp_path / "out", "sub-01", "key of a run with the images", [output])
+    monkeypatch.setenv("KRAKEN_BIDS_RESOURCES", str(tmp_path / "resources"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("KRAKENCODER_DATA", raising=False)
+
+    def refuse(files, *_arguments, **_options):
+        raise AssertionError(f"fetches {files}")
+
+    monkeypatch.setattr(fetch, "fetch", refuse)
+    words = [study.root, tmp_path / "out", "participant", "-w", tmp_path / "work", "--status"]
+
+    def ask(*options):
+        return main([*map(str, words), "--modality", "func", *options])
+
+    return ask
+
+
+def test_status_fetches_no_atlas_and_says_what_that_leaves_open(without_images, tmp_path, capsys):
+    assert without_images("--atlases", "fs86", "shen268", "coco439") == 0
+    told = capsys.readouterr()
+    assert [line.split(maxsplit=1) for line in told.out.splitlines()[-4:]] == [
+        ["session", "state"],
+        ["sub-01", "done"],
+        ["sub-02", "not started"],
+        ["1", "of 2 done, 1 not started"],
+    ]
+    assert "not known without the images of shen268, coco439" in told.err
+    assert "kraken-model fetch shen268 coco439" in told.err
+    (tmp_path / "out" / "sub-01" / "x.tsv").write_text("cut short")
+    without_images("--atlases", "shen268")
+    assert "0 of 2 done, 2 not started" in capsys.readouterr().out
+
+
+def test_atlas_that_needs_no_image_leaves_nothing_open(without_images, capsys):
+    assert without_images("--atlases", "fs86") == 0
+    told = capsys.readouterr()
+    assert "inputs or settings have changed" in told.out
+    assert "not known" not in told.err
 
 
 def test_asking_leaves_nothing_behind(plan, leave, report, tmp_path):

@@ -16,6 +16,7 @@ from kraken_bids.fetch import (
     copy_files,
     find_atlas_file,
     find_files,
+    held_atlas_file,
     resource_dir,
     resource_dirs,
     search_dirs,
@@ -69,6 +70,14 @@ def test_atlas_image_is_fetched_once(published, server, folders):
     for _ in range(2):
         assert find_atlas_file(atlas, "labels") == folders[0] / "labels.nii"
     assert server.seen == [("good", 0)]
+
+
+def test_atlas_image_is_looked_for_without_fetching(published, server, folders):
+    atlas = types.SimpleNamespace(file=lambda role: published("good", name=f"{role}.nii"))
+    assert held_atlas_file(atlas, "labels") is None
+    assert server.seen == []
+    held = find_atlas_file(atlas, "labels")
+    assert held_atlas_file(atlas, "labels") == held
 
 
 def test_role_that_an_atlas_lacks_is_refused():
