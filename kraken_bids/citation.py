@@ -38,14 +38,15 @@ def write_citation(folders: Iterable[Path], settings: Settings, *, dataset_dir: 
     dataset_dir
         Root of the data set, whose description names the programs behind the inputs.
     """
-    from .report.methods_page import build_methods_page
+    from .report.methods_page import CITATION, build_methods_page
 
     methods = gather_methods(settings, dataset_dir)
     page = build_methods_page(methods.markdown)
     for folder in folders:
-        write_text(folder / "CITATION.md", methods.markdown)
-        write_text(folder / "CITATION.html", page)
-        write_text(folder / "CITATION.bib", methods.bibtex)
+        file = folder / CITATION
+        write_text(file, methods.markdown)
+        write_text(file.with_suffix(".html"), page)
+        write_text(file.with_suffix(".bib"), methods.bibtex)
 
 
 def gather_methods(settings: Settings, dataset_dir: Path) -> Methods:

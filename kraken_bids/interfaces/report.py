@@ -58,19 +58,17 @@ class DrawCoverage(SimpleInterface):
     output_spec = _DrawFigureOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
+        from ..report.canvas import save_png
         from ..report.coverage_figure import draw_coverage
 
         regions = json.loads(Path(self.inputs.qc_file).read_text("utf-8"))["regions"]
         images: list[Any] = [nib.load(file) for file in self.inputs.labels_files]
         out_file = Path(runtime.cwd) / "coverage.png"
-        draw_coverage(
-            {
-                atlas: (np.asanyarray(image.dataobj).squeeze(), image.affine)
-                for atlas, image in zip(self.inputs.atlases, images, strict=True)
-            },
-            regions,
-            out_file,
-        )
+        labels = {
+            atlas: (np.asanyarray(image.dataobj).squeeze(), image.affine)
+            for atlas, image in zip(self.inputs.atlases, images, strict=True)
+        }
+        save_png(draw_coverage(labels, regions), out_file)
         self._results["out_file"] = str(out_file)
         return runtime
 

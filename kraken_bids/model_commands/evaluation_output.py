@@ -242,15 +242,12 @@ class EvaluationOutput:
         write_table(file, ["source", *self.targets, "average"], rows)
 
     def _draw(self) -> None:
+        from ..report.canvas import save_png
         from ..report.metric_figures import draw_metrics
 
-        draw_metrics(
-            [self._panel(*panel) for panel in PANELS],
-            self.sources,
-            self.targets,
-            self._folder / FIGURE_NAME,
-            blank=self.repeated(),
-        )
+        panels = [self._panel(*panel) for panel in PANELS]
+        drawing = draw_metrics(panels, self.sources, self.targets, blank=self.repeated())
+        save_png(drawing, self._folder / FIGURE_NAME)
 
     def _panel(self, metric: str, title: str, low: float, high: float) -> MetricPanel:
         from ..report.metric_figures import MetricPanel

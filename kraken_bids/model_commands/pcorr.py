@@ -260,11 +260,13 @@ def _write_search(found: LambdaSearch, cohort: Cohort) -> None:
         rows = list(zip(found.tried.tolist(), found.errors.tolist(), strict=True))
         write_table(typed.search_table, ("lambda", "error"), rows, digits=17)
     if typed.figure:
+        from ..report.canvas import save_png
         from ..report.search_figure import draw_search
 
         title = f"{found.n_matrices} participants, {cohort.source.n_regions} regions"
+        drawing = draw_search(found.tried, found.errors, best=found.raw, title=title)
         with atomic_path(typed.figure) as temporary:
-            draw_search(found.tried, found.errors, temporary, best=found.raw, title=title)
+            save_png(drawing, temporary)
 
 
 def _facts(request: Request, cohort: Cohort, raw: float) -> MatrixFacts:

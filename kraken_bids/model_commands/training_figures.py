@@ -21,12 +21,13 @@ def draw_records(folder: Path, *, taken: int = 0) -> None:
         Epoch whose weights were taken; 0 for the last.
     """
     from ..model.training.records import LOG_NAME, PAIRS_NAME, read_log, read_pairs
+    from ..report.canvas import save_png
     from ..report.metric_figures import MetricPanel, draw_metrics
     from ..report.training_figure import draw_training
     from ..storage import atomic_path
 
     with atomic_path(folder / CURVES_NAME) as temporary:
-        draw_training(read_log(folder / LOG_NAME), temporary, taken=taken)
+        save_png(draw_training(read_log(folder / LOG_NAME), taken=taken), temporary)
     pairs = read_pairs(folder / PAIRS_NAME)
     if pairs is None:
         (folder / HEATMAPS_NAME).unlink(missing_ok=True)
@@ -38,4 +39,4 @@ def draw_records(folder: Path, *, taken: int = 0) -> None:
         MetricPanel("correlation of features", pairs.values["correlation"], -1.0, chance=math.nan),
     ]
     with atomic_path(folder / HEATMAPS_NAME) as temporary:
-        draw_metrics(panels, pairs.sources, pairs.targets, temporary)
+        save_png(draw_metrics(panels, pairs.sources, pairs.targets), temporary)

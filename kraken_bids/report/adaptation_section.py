@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,7 @@ def fit_pictures(fits: Sequence[Fit]) -> list[Picture]:
         return []
     return [
         Picture.drawn(
-            partial(draw_adaptation, means),  # type: ignore[arg-type]
+            draw_adaptation(means),  # type: ignore[arg-type]
             alt="Edges of the cohort's mean against those of the training mean, before and after",
             caption="Each point is an edge; on the line both means agree. Shown after the line "
             "was fitted, before any shift of single edges."

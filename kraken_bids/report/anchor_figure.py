@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import UsageError
 from .anchors import LIMITS, PUBLISHED, SIMILARITY
-from .canvas import BLUE, FAINT, INK, ORANGE, VERMILION, new_figure, save_png
+from .canvas import BLUE, FAINT, INK, ORANGE, VERMILION, Drawing, new_figure, require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,32 +44,20 @@ def anchored(values: Mapping[str, str]) -> list[tuple[str, float]]:
     return found
 
 
-def draw_anchors(
-    rows: Sequence[tuple[str, float]], out_file: Path | BytesIO, *, max_bytes: int = ANCHOR_BYTES
-) -> int:
+def draw_anchors(rows: Sequence[tuple[str, float]]) -> Drawing:
     """Draw values as points on bars of the published range, with its mean as a line.
 
     Parameters
     ----------
     rows
         Column and value, as `anchored` gives them; columns of `PUBLISHED`.
-    out_file
-        PNG file or buffer.
-    max_bytes
-        Size to stay below.
-
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
 
     Raises
     ------
     UsageError
         If there is no row.
     """
-    if not rows:
-        raise UsageError("there is no measure with a published value", fix="Give one or more.")
+    require(rows, "measure with a published value")
     n_columns = 2 if len(rows) > 1 else 1
     n_rows = -(-len(rows) // n_columns)
     width, height = n_columns * _COLUMN_IN, n_rows * _ROW_IN + _TOP_IN
@@ -87,7 +72,7 @@ def draw_anchors(
         side, row = divmod(position, n_rows)
         middle = height - _TOP_IN - (row + 0.5) * _ROW_IN
         _draw_row(axes, column, value, (side * _COLUMN_IN, middle))
-    return save_png(figure, out_file, n_colours=48, max_bytes=max_bytes)
+    return Drawing(figure, n_colours=48, max_bytes=ANCHOR_BYTES)
 
 
 def short_name(column: str) -> str:

@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..errors import UsageError
+from .raster import Raster, encode_raster
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +36,7 @@ _ATTEMPTS: tuple[tuple[float, int, float], ...] = (
 #: Colour-blind-safe line colours (Okabe and Ito, 2008).
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7"
 INK, FAINT, MISSING_COLOUR = "#222222", "#888888", "#b8b8b8"
+INK_RGB = (0x22, 0x22, 0x22)
 
 #: Levels of a colour map: more cannot be told apart by eye, fewer make smaller files.
 N_LEVELS = 32
@@ -83,47 +89,72 @@ def robust_limit(values: NDArray[np.floating], *, percent: float = 99.0) -> floa
     return float(f"{np.ceil(limit / step - 1e-9) * step:.2g}")
 
 
-def save_png(
-    figure: Figure,
-    out_file: Path | io.BytesIO,
-    *,
-    dpi: float = 110,
-    n_colours: int = 96,
-    max_bytes: int = MAX_BYTES,
-) -> int:
-    """Write a figure as a PNG with a palette, giving up detail until it fits.
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A figure that is drawn but not yet a file.
+
+    Every `draw_...` function returns one, or a `Raster` where it draws connectomes.
 
     Parameters
     ----------
     figure
         The sheet.
-    out_file
-        PNG file, or an open buffer.
     dpi, n_colours
         Pixels an inch and size of the palette, at best.
     max_bytes
-        Size to stay below.
+        Size that its PNG stays below.
+    """
+
+    figure: Figure
+    dpi: float = 110
+    n_colours: int = 96
+    max_bytes: int = MAX_BYTES
+
+
+def require(values: Sized, what: str) -> None:
+    """Refuse to draw nothing.
+
+    Raises
+    ------
+    UsageError
+        If `values` is empty.
+
+    Examples
+    --------
+    >>> require([], "latent")
+    Traceback (most recent call last):
+    kraken_bids.errors.UsageError: there is no latent to draw. Give one or more.
+    """
+    if not len(values):
+        raise UsageError(f"there is no {what} to draw", fix="Give one or more.")
+
+
+def encode_png(drawing: Drawing | Raster) -> bytes:
+    """Make the PNG of a drawing, with a palette, giving up detail until it fits.
 
     Returns
     -------
-    int
-        Size in bytes. Above `max_bytes` only if not even the last attempt fits.
+    bytes
+        Above `max_bytes` of the drawing only if not even the last attempt fits.
     """
+    if isinstance(drawing, Raster):
+        return encode_raster(drawing, ink=INK_RGB)
     content, first, drawn_share = b"", 0, 0.0
-    for share, colours, expected in ((1.0, n_colours, 1.0), *_ATTEMPTS):
-        if first * expected > max_bytes:
+    for share, colours, expected in ((1.0, drawing.n_colours, 1.0), *_ATTEMPTS):
+        if first * expected > drawing.max_bytes:
             continue  # hopeless: save the time
         if share != drawn_share:
-            image, drawn_share = _render(figure, dpi * share), share
+            image, drawn_share = _render(drawing.figure, drawing.dpi * share), share
         content = _palette_png(image, colours)
         first = first or len(content)
-        if len(content) <= max_bytes:
+        if len(content) <= drawing.max_bytes:
             break
-    if isinstance(out_file, Path):
-        out_file.write_bytes(content)
-    else:
-        out_file.write(content)
-    return len(content)
+    return content
+
+
+def save_png(drawing: Drawing | Raster, out_file: Path) -> int:
+    """Write a drawing as a PNG file; its size in bytes."""
+    return out_file.write_bytes(encode_png(drawing))
 
 
 def _render(figure: Figure, dpi: float) -> Any:

@@ -4,21 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
 from .canvas import (
     BLUE,
     INK,
-    MAX_BYTES,
     ORANGE,
+    Drawing,
     new_figure,
-    save_png,
+    require,
     style,
 )
 from .heatmaps import draw_heatmap, linear_scale, name_cells, say_numbers
@@ -39,10 +36,7 @@ _MAX_POINTS = 3000
 
 def draw_identification(
     rows: Sequence[Mapping[str, str | float]],
-    out_file: Path | BytesIO,
-    *,
-    max_bytes: int = MAX_BYTES,
-) -> int:
+) -> Drawing:
     """Draw how well each target is predicted from each source, one heat map a measure.
 
     Parameters
@@ -50,15 +44,6 @@ def draw_identification(
     rows
         Rows of the table of prediction quality: ``source``, ``target`` and the columns of
         `MEASURES`.
-    out_file
-        PNG file or buffer.
-    max_bytes
-        Size to stay below.
-
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
 
     Raises
     ------
@@ -67,8 +52,7 @@ def draw_identification(
     """
     sources = list(dict.fromkeys(str(row["source"]) for row in rows))
     targets = list(dict.fromkeys(str(row["target"]) for row in rows))
-    if not rows:
-        raise UsageError("there is no prediction to draw", fix="Give one row or more.")
+    require(rows, "prediction")
     width = 1.6 + len(MEASURES) * max(1.9, 0.62 * len(sources))
     figure = new_figure(width, max(2.2, 1.2 + 0.24 * len(targets)))
     for column, (measure, title, chance) in enumerate(MEASURES, start=1):
@@ -87,7 +71,7 @@ def draw_identification(
             title += "\nchance 0"
         style(axes, title=title)
         axes.tick_params(length=0, labelsize=7.5)
-    return save_png(figure, out_file, max_bytes=max_bytes)
+    return Drawing(figure)
 
 
 def _number(value: str | float | None) -> float:
@@ -115,33 +99,20 @@ def _draw_table(
 
 def draw_adaptation(
     means: Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]],
-    out_file: Path | BytesIO,
-    *,
-    max_bytes: int = MAX_BYTES,
-) -> int:
+) -> Drawing:
     """Draw the cohort's mean edges against the training mean, before and after adaptation.
 
     Parameters
     ----------
     means
         Cohort mean before, the same after adaptation, and training mean, (E,) each, by flavor.
-    out_file
-        PNG file or buffer.
-    max_bytes
-        Size to stay below.
-
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
 
     Raises
     ------
     UsageError
         If there is no flavor.
     """
-    if not means:
-        raise UsageError("there is no adaptation to draw", fix="Give one flavor or more.")
+    require(means, "adaptation")
     columns = min(5, len(means))
     rows = -(-len(means) // columns)
     figure = new_figure(2.3 * columns, 2.35 * rows)
@@ -160,4 +131,4 @@ def draw_adaptation(
         axes.title.set_fontsize(8)
         if position == 1:
             axes.legend(frameon=False, markerscale=5, handletextpad=0.1, fontsize=7.5)
-    return save_png(figure, out_file, max_bytes=max_bytes)
+    return Drawing(figure)

@@ -20,7 +20,7 @@ from ..flavors import Flavor
 from .found import FoundMatrix, FoundSession, find_participants, find_sessions, read_session
 from .html import Cell, Notice, as_text, n_of
 from .motion_section import MOTION, MotionSums
-from .participant_page import drawn_prediction
+from .prediction_section import drawn_prediction
 from .quality_section import is_shown
 from .search_section import MeasuredLambdas
 

@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..atlases import atlas_names, load_atlas
-from .canvas import INK, VERMILION, colour_map, new_figure, save_png
+from .canvas import INK, VERMILION, Drawing, colour_map, new_figure
 from .heatmaps import ColourScale, add_colour_bar
 from .quality_figures import to_ras
 
@@ -33,10 +31,7 @@ LOW_COVERAGE, N_NAMED = 0.5, 8
 def draw_coverage(
     labels: Mapping[str, tuple[NDArray[Any], NDArray[np.floating]]],
     regions: Mapping[str, Mapping[str, Any]],
-    out_file: Path | BytesIO,
-    *,
-    max_bytes: int = COVERAGE_BYTES,
-) -> int:
+) -> Drawing:
     """Draw slices of each atlas with its regions coloured by their coverage.
 
     Parameters
@@ -45,15 +40,7 @@ def draw_coverage(
         Label image (X, Y, Z), 0 outside and 1 … R, and affine (4, 4) to RAS mm, by atlas.
     regions
         By atlas: ``coverage`` (R,), 0 … 1, and ``missing``, names of regions that are left out.
-    out_file
-        PNG file or buffer.
-    max_bytes
-        Size to stay below.
 
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
     """
     scale, n_columns = _scale(), N_AXIAL + N_SAGITTAL
     size_in = _LEFT_IN + n_columns * _SLICE_IN[0] + _BAR_IN, len(labels) * _ROW_IN
@@ -71,7 +58,7 @@ def draw_coverage(
     left = size_in[0] - _BAR_IN + 0.1
     place = _place((left, 0.1 * size_in[1], 0.12, 0.8 * size_in[1]), size_in)
     add_colour_bar(figure, drawn, scale, inside=figure.add_axes(place))
-    return save_png(figure, out_file, n_colours=64, max_bytes=max_bytes)
+    return Drawing(figure, n_colours=64, max_bytes=COVERAGE_BYTES)
 
 
 def _place(

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +14,11 @@ from .canvas import (
     BLUE,
     GREEN,
     INK,
-    MAX_BYTES,
     ORANGE,
     VERMILION,
+    Drawing,
     colour_map,
     new_figure,
-    save_png,
     style,
 )
 
@@ -38,9 +35,7 @@ _SIGNAL_COLOURS = {"global": GREEN, "WM": ORANGE, "CSF": BLUE}
 Traces = Mapping[str, NDArray[Any]]
 
 
-def draw_functional_qc(
-    traces: Traces, out_file: Path | BytesIO, *, max_bytes: int = MAX_BYTES
-) -> int:
+def draw_functional_qc(traces: Traces) -> Drawing:
     """Draw motion, signal changes and the series of all regions over time.
 
     Parameters
@@ -50,15 +45,7 @@ def draw_functional_qc(
         ``is_outlier``, (T,) each; ``series``, (T, R), z-scored. If there are: ``denoised_series``,
         (T, R), likewise; ``region_groups``, (R,), regions of one group together; ``tissue_names``
         (n,) and ``tissue_signals`` (T, n). Volumes that count as outliers are shaded.
-    out_file
-        PNG file or buffer.
-    max_bytes
-        Size to stay below.
 
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
     """
     carpets = {"before": np.asarray(traces["series"], dtype=np.float64)}
     if "denoised_series" in traces:
@@ -86,7 +73,7 @@ def draw_functional_qc(
             axes.tick_params(axis="y", labelsize=7.5, length=0)
         else:
             axes.set_ylabel("region", fontsize=9, color=INK)
-    return save_png(figure, out_file, n_colours=256, max_bytes=max_bytes)
+    return Drawing(figure, n_colours=256)
 
 
 def _times(traces: Traces, n_volumes: int) -> tuple[NDArray[np.float64], float]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,10 @@ from .found import Rows, flavor_order, read_json, read_rows
 from .html import Cell, Grid, Notice, Picture, n_of, provenance, render
 from .latent_map import LatentMap, find_maps
 from .latent_section import colour_columns, map_pictures, outlier_warnings, participants_tables
+from .matrices import Pair
 from .methods_page import find_methods
 from .motion_section import motion_grid, motion_pictures
-from .participant_page import pair_picture
+from .prediction_section import pair_picture
 from .quality_section import read_spreads, spread_grid, spread_pictures, spread_warnings
 from .search_section import find_searches, lambda_warnings, search_grid, search_pictures
 from .similarity_section import (
@@ -222,7 +222,7 @@ def _identification(rows: Rows) -> list[Picture]:
         return []
     return [
         Picture.drawn(
-            partial(draw_identification, usable),
+            draw_identification(usable),
             alt="Top-1 identification, average rank and residual correlation by source and "
             "target; the same numbers are in the table below",
             caption="Sources are columns, targets are rows; white is chance or worse.",
@@ -236,7 +236,7 @@ def _prediction_pictures(
     """Mean measured beside mean predicted connectomes, over sessions with both."""
     pairs = {flavor: sampled.pairs[flavor] for flavor in sorted(sampled.pairs, key=flavor_order)}
     pictures = [
-        pair_picture(str(flavor), first.mean, second.mean, summary.drawn_source(flavor))
+        pair_picture(Pair(str(flavor), first.mean, second.mean, summary.drawn_source(flavor)))
         for flavor, (first, second) in pairs.items()
     ]
     most = max((first.n for first, _ in pairs.values()), default=0)

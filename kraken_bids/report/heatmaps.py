@@ -5,18 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import INK, colour_map
+from .canvas import INK, N_LEVELS, colour_map
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+
+#: Levels of which every two are one: the place of each in a table of `ColourScale`. Both sides of
+#: the middle keep their palest; what has no logarithm and NaN stay what they are.
+_LEVELS = np.arange(N_LEVELS)
+COARSE_LEVELS = np.concatenate([
+    np.where(_LEVELS < N_LEVELS // 2, _LEVELS | 1, _LEVELS & ~1),
+    [N_LEVELS, N_LEVELS + 1],
+]).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +48,20 @@ class ColourScale:
     label: str = ""
     extend: str = "neither"
 
+    def levels(self, values: NDArray[np.floating]) -> NDArray[np.uint8]:
+        """Place of each number in `table`; beyond the scale, that of its nearer end."""
+        shares = self.norm(values)
+        found = np.clip(np.ma.filled(shares, 0.0) * N_LEVELS, 0, N_LEVELS - 1)
+        found = np.where(np.ma.getmaskarray(shares), N_LEVELS, found)  # it has no logarithm
+        return np.where(np.isfinite(values), found, N_LEVELS + 1).astype(np.uint8)
+
+    @property
+    def table(self) -> NDArray[np.uint8]:
+        """Colours of levels, of what has no logarithm, and of NaN, (`N_LEVELS` + 2, 3)."""
+        rows = [*self.colours(np.arange(N_LEVELS)), self.colours.get_under(),
+                self.colours.get_bad()]  # fmt: skip
+        return np.round(255 * np.array(rows)[:, :3]).astype(np.uint8)
+
     def text_colour(self, value: float) -> str:
         """White or ink, whichever is read more easily on the value's colour."""
         red, green, blue, _ = self.colours(self.norm(value))
@@ -55,16 +77,10 @@ def linear_scale(
     return ColourScale(colour_map(name), Normalize(low, high), label, extend)
 
 
-def draw_heatmap(
-    axes: Axes,
-    values: NDArray[np.floating],
-    scale: ColourScale,
-    *,
-    aspect: Literal["auto", "equal"] = "auto",
-) -> AxesImage:
+def draw_heatmap(axes: Axes, values: NDArray[np.floating], scale: ColourScale) -> AxesImage:
     """Colour a matrix (n_rows, n_columns), first row on top; NaN takes the missing colour."""
     return axes.imshow(
-        values, norm=scale.norm, cmap=scale.colours, aspect=aspect, interpolation="nearest"
+        values, norm=scale.norm, cmap=scale.colours, aspect="auto", interpolation="nearest"
     )
 
 
@@ -98,7 +114,6 @@ def add_colour_bar(
     *,
     beside: Axes | None = None,
     inside: Axes | None = None,
-    flat: bool = False,
 ) -> Colorbar:
     """Draw a colour bar in a strip that is taken `beside` axes, or `inside` axes of its own.
 
@@ -108,19 +123,15 @@ def add_colour_bar(
         What is drawn and how.
     beside, inside
         Axes: one of them.
-    flat
-        Whether the bar lies.
     """
     place: dict[str, Any] = (
         {"cax": inside}
         if inside is not None
         else {"ax": beside, "shrink": 0.8, "aspect": 25, "pad": 0.02}
     )
-    lies: dict[str, Any] = {"orientation": "horizontal"} if flat else {}
-    bar = figure.colorbar(image, extend=scale.extend, **place, **lies)
+    bar = figure.colorbar(image, extend=scale.extend, **place)
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(labelsize=7, width=0.5, pad=1.5, colors=INK)
     if scale.label:
-        write = bar.ax.set_xlabel if flat else bar.ax.set_ylabel
-        write(scale.label, fontsize=7.5, color=INK, labelpad=2)
+        bar.ax.set_ylabel(scale.label, fontsize=7.5, color=INK, labelpad=2)
     return bar

@@ -6,15 +6,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from .canvas import Drawing, encode_png
+from .raster import Raster
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,9 @@ class Picture:
         return self.size[1]
 
     @classmethod
-    def drawn(cls, draw: Callable[[BytesIO], int], alt: str, caption: str) -> Picture:
-        """Take what a drawing function writes into a buffer."""
-        buffer = BytesIO()
-        draw(buffer)
-        return cls(buffer.getvalue(), alt, caption)
+    def drawn(cls, drawing: Drawing | Raster, alt: str, caption: str) -> Picture:
+        """Take the PNG of a drawing."""
+        return cls(encode_png(drawing), alt, caption)
 
     @classmethod
     def read(cls, file: Path, alt: str, caption: str) -> Picture | None:

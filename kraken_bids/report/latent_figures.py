@@ -5,14 +5,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
 from .canvas import (
     BLUE,
     FAINT,
@@ -22,8 +19,9 @@ from .canvas import (
     ORANGE,
     PURPLE,
     VERMILION,
+    Drawing,
     new_figure,
-    save_png,
+    require,
     style,
 )
 from .heatmaps import add_colour_bar, linear_scale
@@ -48,10 +46,7 @@ def draw_place(
     maps: Mapping[str, LatentMap],
     latents: Mapping[str, NDArray[np.floating]],
     label: str,
-    out_file: Path | BytesIO,
-    *,
-    max_bytes: int = FIGURE_BYTES,
-) -> int:
+) -> Drawing:
     """Draw the latents of a session among those of its cohort, a column a fusion.
 
     Parameters
@@ -62,15 +57,6 @@ def draw_place(
         Of the session, (latent_size,) each, by fusion; at least one that has a map.
     label
         Name of the session.
-    out_file
-        PNG file or buffer.
-    max_bytes
-        Size to stay below.
-
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
 
     Raises
     ------
@@ -78,15 +64,14 @@ def draw_place(
         If no fusion has both.
     """
     shown = [name for name in maps if name in latents]
-    if not shown:
-        raise UsageError("there is no latent to draw", fix="Give one of the cohort's fusions.")
+    require(shown, "latent")
     figure = new_figure(max(3.3 * len(shown), 4.2), 4.6)
     grid = figure.add_gridspec(2, len(shown), height_ratios=(1.9, 1))
     for column, name in enumerate(shown):
         place, distance = maps[name].place(latents[name])
         _draw_among(figure.add_subplot(grid[0, column]), maps[name], place, label)
         _draw_distance(figure.add_subplot(grid[1, column]), maps[name], distance)
-    return save_png(figure, out_file, n_colours=48, max_bytes=max_bytes)
+    return Drawing(figure, n_colours=48, max_bytes=FIGURE_BYTES)
 
 
 def _draw_among(axes: Axes, of_all: LatentMap, place: NDArray[np.floating], label: str) -> None:
@@ -128,10 +113,7 @@ def draw_coloured_map(
     maps: Sequence[LatentMap],
     values: Mapping[str, str],
     column: str,
-    out_file: Path | BytesIO,
-    *,
-    max_bytes: int = FIGURE_BYTES,
-) -> int:
+) -> Drawing:
     """Draw the latents of a cohort, a panel a fusion, coloured by a column of a table.
 
     Numbers of many values are drawn on a scale, all else in a colour and a marker a value: the
@@ -145,23 +127,13 @@ def draw_coloured_map(
         Text by session; ``n/a`` is as good as none. Empty: all alike.
     column
         Name of the column.
-    out_file
-        PNG file or buffer.
-    max_bytes
-        Size to stay below.
-
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
 
     Raises
     ------
     UsageError
         If there is no map.
     """
-    if not maps:
-        raise UsageError("there is no latent to draw", fix="Give those of one fusion or more.")
+    require(maps, "latent")
     figure = new_figure(max(3.3 * len(maps) + 0.9, 4.2), 3.5)
     known = {label: text for label, text in values.items() if text not in {"n/a", ""}}
     numbers = as_scale(list(known.values()))
@@ -197,7 +169,7 @@ def draw_coloured_map(
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, title=column, loc="outside right upper", frameon=False,
                       fontsize=7.5, title_fontsize=8)  # fmt: skip
-    return save_png(figure, out_file, n_colours=64, max_bytes=max_bytes)
+    return Drawing(figure, n_colours=64, max_bytes=FIGURE_BYTES)
 
 
 def _draw_levels(axes: Axes, of_all: LatentMap, known: Mapping[str, str], size: float) -> None:

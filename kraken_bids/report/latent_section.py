@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +108,7 @@ def _place_picture(
     values = {name: latent.values for name, latent in latents.items()}
     n_sessions = max(len(found.labels) for found in maps.values())
     return Picture.drawn(
-        partial(draw_place, maps, values, label),
+        draw_place(maps, values, label),
         alt=f"Latents of {label} on the first two principal components of {n_sessions} sessions, "
         "and their distances from the mean; the same numbers are in the table below",
         caption=f"{label} (red) among {n_of(n_sessions, 'session')} (grey): first two principal "
@@ -196,7 +195,7 @@ def map_pictures(
         }
         by = f", by {name}" if name else ""
         picture = Picture.drawn(
-            partial(draw_coloured_map, maps, of_sessions if name else {}, name),
+            draw_coloured_map(maps, of_sessions if name else {}, name),
             alt=f"First two principal components of the latents of {n_sessions} sessions{by}",
             caption=f"First two principal components of the latents{by}, each fusion on its own "
             "components; in brackets the share of the variance.",

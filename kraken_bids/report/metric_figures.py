@@ -6,15 +6,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
-from .canvas import BLUE, INK, VERMILION, new_figure, save_png, style
+from .canvas import BLUE, INK, VERMILION, Drawing, new_figure, require, style
 from .heatmaps import (
     ColourScale,
     add_colour_bar,
@@ -92,11 +89,9 @@ def draw_metrics(
     panels: Sequence[MetricPanel],
     sources: Sequence[str],
     targets: Sequence[str],
-    out_file: Path | BytesIO,
     *,
     blank: Collection[tuple[str, str]] = (),
-    max_bytes: int = MAX_SHEET_BYTES,
-) -> int:
+) -> Drawing:
     """Draw a heat map a metric: sources in rows, targets in columns, numbers in cells.
 
     Flavors stand by group, kind and atlas, with the mean over them at the end; fusions stand
@@ -109,26 +104,17 @@ def draw_metrics(
     sources, targets
         Names of the panels' rows and columns. A source is a fusion if it is no connectome
         flavor (three parts joined by ``_``).
-    out_file
-        PNG file or buffer.
     blank
         Pairs of source and target that say nothing new, such as a fusion without the target's
         flavor where it never had it; drawn empty.
-    max_bytes
-        Size to stay below.
-
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
 
     Raises
     ------
     UsageError
         If there is no panel, source or target.
     """
-    if not (panels and sources and targets):
-        raise UsageError("there is no metric to draw", fix="Give one source and target or more.")
+    for needed, what in ((panels, "metric"), (sources, "source"), (targets, "target")):
+        require(needed, what)
     layout = _lay_out(sources, targets)
     n_rows = math.isqrt(len(panels))
     n_columns = -(-len(panels) // n_rows)
@@ -153,7 +139,7 @@ def draw_metrics(
         is_lowest = position + n_columns >= len(panels)
         _label(axes, layout, with_rows=column == 0, with_columns=is_lowest)
         _draw_bar(figure, axes, figure.add_axes(bar), panel, scale)
-    return save_png(figure, out_file, dpi=150, n_colours=256, max_bytes=max_bytes)
+    return Drawing(figure, dpi=150, n_colours=256, max_bytes=MAX_SHEET_BYTES)
 
 
 def _scale(panel: MetricPanel) -> ColourScale:

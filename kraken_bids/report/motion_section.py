@@ -4,15 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
-from .canvas import BLUE, INK, new_figure, save_png, style
+from .canvas import BLUE, INK, Drawing, new_figure, require, style
 from .html import Grid, Picture
 
 #: Measure of motion that edges are correlated with.
@@ -114,7 +110,7 @@ def motion_pictures(sums: Mapping[str, MotionSums]) -> list[Picture]:
     widths = {name: 1 / np.sqrt(sums[name].n_sessions - 3) for name in told}
     return [
         Picture.drawn(
-            partial(draw_motion, told, widths),
+            draw_motion(told, widths),
             alt="Distribution over edges of the correlation of each edge with head motion, by "
             "flavor; medians are in the table below",
             caption="Correlation of each edge with the session's mean framewise displacement, "
@@ -128,10 +124,7 @@ def motion_pictures(sums: Mapping[str, MotionSums]) -> list[Picture]:
 def draw_motion(
     correlations: Mapping[str, NDArray[np.floating]],
     widths: Mapping[str, float],
-    out_file: Path | BytesIO,
-    *,
-    max_bytes: int = FIGURE_BYTES,
-) -> int:
+) -> Drawing:
     """Draw histograms of the correlations of edges with motion, a panel a flavor.
 
     Parameters
@@ -140,23 +133,13 @@ def draw_motion(
         (E,) by flavor.
     widths
         Standard deviation that chance would give them (of Fisher's z), by flavor.
-    out_file
-        PNG file or buffer.
-    max_bytes
-        Size to stay below.
-
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
 
     Raises
     ------
     UsageError
         If there is no flavor.
     """
-    if not correlations:
-        raise UsageError("there is no correlation to draw", fix="Give those of one flavor.")
+    require(correlations, "correlation")
     n_columns = min(3, len(correlations))
     n_rows = -(-len(correlations) // n_columns)
     figure = new_figure(3.1 * n_columns, 1.5 * n_rows + 0.2)
@@ -176,4 +159,4 @@ def draw_motion(
             axes, title=name, xlabel="r with mean FD" if place > (n_rows - 1) * n_columns else ""
         )
         axes.title.set_fontsize(8)
-    return save_png(figure, out_file, n_colours=48, max_bytes=max_bytes)
+    return Drawing(figure, n_colours=48, max_bytes=FIGURE_BYTES)

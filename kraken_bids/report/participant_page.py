@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ from numpy.typing import NDArray
 from ..atlases import atlas_names, load_atlas
 from ..bids.names import marked
 from ..errors import InputError
-from ..flavors import Flavor
 from .anchor_figure import anchored, draw_anchors
 from .anchors import ANCHORS, FIRST, SIMILARITY
+from .connectome_panels import draw_functional_panel, draw_structural_panel
 from .coverage_figure import low_coverage
 from .found import (
     FoundMatrix,
@@ -30,26 +28,16 @@ from .found import (
     read_session,
     series_entities,
 )
-from .functional_panel import draw_functional_panel
 from .html import Cell, Grid, Notice, Picture, as_text, provenance, render
 from .latent_section import place_in_cohort
-from .matrices import draw_predictions, edge_correlation
 from .methods_page import find_methods
 from .notices import session_warnings
-from .structural_panel import draw_structural_panel
+from .prediction_section import find_predicted, predicted_groups
 from .trust_section import basis_words, session_grid, session_trust
 from .trust_section import session_warnings as trust_warnings
 
 _log = logging.getLogger(__name__)
 
-#: Size of a pair of heat maps in bytes, and of all those of a page: it stays below 2 MB.
-PAIR_BYTES, ALL_PAIRS_BYTES = 36_000, 700_000
-#: Sources whose predictions are drawn, by the group of the target: the first that there is. That
-#: from the other modality shows most; all others rest on the measured connectome, too.
-DRAWN_SOURCES: dict[str, tuple[str, ...]] = {
-    "FC": ("fusionSC", "fusion", "fusionFC"),
-    "SC": ("fusionFC", "fusion", "fusionSC"),
-}
 #: Suffix of the figures of a series by its folder.
 FIGURE_SUFFIXES: dict[str, str] = {"func": "bold", "dwi": "dwi"}
 #: Figures of a series by label of ``desc-`` and suffix, in the order of the page.
@@ -136,12 +124,8 @@ def build_participant_page(
         matrices[part.label] = read
         warnings += [*unread, *session_warnings(part, read, prefix=len(found) > 1)]
     datasets = sorted(output_dir.glob("derivatives/krakencoder-*"))
-    pairs = _find_predicted(datasets, found)
-    max_bytes = pair_bytes(sum(len(pair.drawn) for pair in pairs))
-    predicted = [
-        _predicted_group(pair, matrices[pair.session.label], max_bytes=min(PAIR_BYTES, max_bytes))
-        for pair in pairs
-    ]
+    pairs = find_predicted(datasets, found)
+    predicted = predicted_groups(pairs, matrices)
     places = [
         place
         for dataset in datasets
@@ -292,7 +276,7 @@ def _anchors(quality: Quality) -> Picture | None:
     if not rows:
         return None
     return Picture.drawn(
-        partial(draw_anchors, rows),
+        draw_anchors(rows),
         alt=f"{len(rows)} measures of the {quality.title} beside published values; the same "
         "numbers are in the table below",
         caption="Values of this series beside those of the published model's training data. Those "
@@ -373,7 +357,7 @@ def _functional_group(session: FoundSession, matrices: Mapping[str, Matrix]) -> 
         rows.append([name, str(len(matrix)), str(missing), *words])
     columns = ("connectome", "regions", "missing", "mean edge", "SD", "least", "largest")
     panel = Picture.drawn(
-        partial(draw_functional_panel, matrices),
+        draw_functional_panel(matrices),
         alt=f"Matrices of {', '.join(matrices)}; their numbers are in the table below",
         caption="A row an atlas, a column a recipe with colours of its own. Regions stand left, "
         "then right, in the same order: edges between namesakes lie along the middle of the upper "
@@ -407,7 +391,7 @@ def _structural_group(session: FoundSession, matrices: Mapping[str, Matrix]) -> 
         rows.append([name, str(len(matrix)), str(missing), *words])
     columns = ("connectome", "regions", "missing", "density", "sum", "largest")
     panel = Picture.drawn(
-        partial(draw_structural_panel, matrices),
+        draw_structural_panel(matrices),
         alt=f"Matrices of {', '.join(matrices)}; their numbers are in the table below",
         caption="A row an atlas, a column a recipe with colours of its own, on a logarithmic "
         "scale. Regions stand left, then right, in the same order. White: no streamline. Grey: "
@@ -420,99 +404,6 @@ def _structural_group(session: FoundSession, matrices: Mapping[str, Matrix]) -> 
         "figures": [],
         "grid": Grid.of("Structural connectomes", columns, rows),
     }
-
-
-@dataclass(frozen=True, eq=False)
-class _Predicted:
-    """Predictions of one data set for one session."""
-
-    dataset: str
-    session: FoundSession
-    found: FoundSession
-
-    @property
-    def drawn(self) -> dict[str, FoundMatrix]:
-        """The prediction that is held against each measured connectome, by flavor."""
-        chosen = (
-            drawn_prediction(item.flavor, self.found.predicted) for item in self.session.measured
-        )
-        return {str(item.flavor): item for item in chosen if item is not None}
-
-
-def pair_bytes(n_pairs: int) -> int:
-    """Bytes that each of so many pairs of heat maps may take on one page."""
-    return min(PAIR_BYTES, ALL_PAIRS_BYTES // max(n_pairs, 1))
-
-
-def drawn_prediction(flavor: Flavor, predicted: Iterable[FoundMatrix]) -> FoundMatrix | None:
-    """Of the predictions of a flavor, the one that is drawn; None if there is none."""
-    order = DRAWN_SOURCES[flavor.group]
-    rest = [item for item in predicted if item.flavor == flavor]
-    return min(
-        rest,
-        key=lambda item: (
-            order.index(item.source) if item.source in order else len(order),
-            item.source,
-        ),
-        default=None,
-    )
-
-
-def _find_predicted(datasets: Sequence[Path], found: Sequence[FoundSession]) -> list[_Predicted]:
-    """What each data set of predictions holds of each session."""
-    pairs = [
-        _Predicted(dataset.name, part, read_session(dataset, part.participant, part.session))
-        for dataset in datasets
-        for part in found
-    ]
-    return [pair for pair in pairs if pair.found.predicted]
-
-
-def _predicted_group(
-    pair: _Predicted, matrices: Mapping[str, Matrix], *, max_bytes: int
-) -> dict[str, Any]:
-    """Predictions of one data set for one session, measured ones beside them."""
-    predicted = pair.found.predicted
-    pictures, rows = [], []
-    for name, item in pair.drawn.items():
-        if name not in matrices:
-            continue  # it could not be read
-        try:
-            matrix = item.read()
-        except InputError as error:
-            _log.warning("Left out of the page: %s", error)
-            continue
-        if matrix.shape != matrices[name].shape:
-            continue
-        correlation = edge_correlation(matrices[name], matrix)
-        rows.append([name, item.source, f"{correlation:.4f}"])
-        pictures.append(
-            pair_picture(name, matrices[name], matrix, item.source, max_bytes=max_bytes)
-        )
-    sources = ", ".join(sorted({item.source for item in predicted}))
-    return {
-        "title": f"{pair.session.label}, {pair.dataset}",
-        "text": f"{len(predicted)} connectomes were predicted, from {sources}. Shown: flavors "
-        "that were measured too, predicted from the other modality where that was measured (else "
-        "the prediction rests on the measured connectome itself, too). Grey: missing regions.",
-        "figures": pictures,
-        "grid": Grid.of("Correlation of predicted with measured edges",
-                        ("flavor", "predicted from", "correlation with the measured one"), rows),
-        "n_predicted": len(predicted),
-        "session": pair.session.label,
-    }  # fmt: skip
-
-
-def pair_picture(
-    name: str, measured: Matrix, predicted: Matrix, source: str, *, max_bytes: int = PAIR_BYTES
-) -> Picture:
-    """Measured beside predicted connectome."""
-    correlation = edge_correlation(measured, predicted)
-    draw = partial(
-        draw_predictions, {name: (measured, predicted)}, source=source, max_bytes=max_bytes
-    )
-    words = f"{name}, measured and predicted from {source}"
-    return Picture.drawn(draw, alt=f"{words}: r = {correlation:.2f}", caption=words)
 
 
 def _settings(found: Sequence[FoundSession]) -> list[tuple[str, str]]:

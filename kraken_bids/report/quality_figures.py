@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +12,12 @@ from numpy.typing import NDArray
 from .canvas import (
     BLUE,
     GREEN,
-    MAX_BYTES,
     ORANGE,
     PURPLE,
     VERMILION,
+    Drawing,
     colour_map,
     new_figure,
-    save_png,
     style,
 )
 
@@ -51,9 +48,7 @@ _ALGORITHMS: dict[str, tuple[str, str]] = {
 }
 
 
-def draw_structural_qc(
-    overview: Mapping[str, NDArray[Any]], out_file: Path | BytesIO, *, max_bytes: int = MAX_BYTES
-) -> int:
+def draw_structural_qc(overview: Mapping[str, NDArray[Any]]) -> Drawing:
     """Draw tissues and streamline density on the background, and the streamlines' lengths.
 
     Parameters
@@ -63,15 +58,7 @@ def draw_structural_qc(
         (4, 4), voxel to RAS mm; ``orientation``, (X, Y, Z, 3), how much fibre runs along x, y and
         z, 0 to 1; ``lengths_ifod2act`` and ``lengths_sdstream``, (N,) mm; ``ends_<algorithm>_
         <atlas>``, (R,), ends of streamlines in each region. What is absent or empty is left out.
-    out_file
-        PNG file or buffer.
-    max_bytes
-        Size to stay below.
 
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
     """
     affine = np.asarray(overview["affine"], dtype=np.float64)
     background, sizes = to_ras(np.asarray(overview["background"], dtype=np.float32), affine)
@@ -98,7 +85,7 @@ def draw_structural_qc(
             _draw_ends(figure.add_subplot(below[0, column]), overview, atlas)
     if "five_tissue" in volumes:
         _name_tissues(figure, volumes["five_tissue"])
-    return save_png(figure, out_file, n_colours=256, max_bytes=max_bytes)
+    return Drawing(figure, n_colours=256)
 
 
 def to_ras(

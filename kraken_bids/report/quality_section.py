@@ -5,16 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import UsageError
 from .anchors import FIRST, LIMITS, PUBLISHED, SIMILARITY, Limit
-from .canvas import BLUE, INK, ORANGE, VERMILION, new_figure, save_png, style
+from .canvas import BLUE, INK, ORANGE, VERMILION, Drawing, new_figure, require, style
 from .html import Grid, Notice, Picture, n_of
 from .latent_map import FAR_SDS, far_from
 
@@ -134,7 +130,7 @@ def spread_pictures(spreads: Sequence[Spread]) -> list[Picture]:
         return []
     return [
         Picture.drawn(
-            partial(draw_spreads, spreads),
+            draw_spreads(spreads),
             alt=f"Spread of {len(spreads)} quality measures over the cohort; the same numbers and "
             "the names of outliers are in the table below",
             caption="Each point is a session. Black line and orange bar: published mean and its "
@@ -146,32 +142,20 @@ def spread_pictures(spreads: Sequence[Spread]) -> list[Picture]:
     ]
 
 
-def draw_spreads(
-    spreads: Sequence[Spread], out_file: Path | BytesIO, *, max_bytes: int = FIGURE_BYTES
-) -> int:
+def draw_spreads(spreads: Sequence[Spread]) -> Drawing:
     """Draw the values of each measure as points in a panel of its own, with what is published.
 
     Parameters
     ----------
     spreads
         Measures.
-    out_file
-        PNG file or buffer.
-    max_bytes
-        Size to stay below.
-
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
 
     Raises
     ------
     UsageError
         If there is none.
     """
-    if not spreads:
-        raise UsageError("there is no measure to draw", fix="Give one or more.")
+    require(spreads, "measure")
     n_columns = min(_COLUMNS, len(spreads))
     n_rows = -(-len(spreads) // n_columns)
     figure = new_figure(3.1 * n_columns, 0.95 * n_rows + 0.1)
@@ -179,7 +163,7 @@ def draw_spreads(
     rng = np.random.default_rng(0)
     for place, spread in enumerate(spreads, start=1):
         _draw_spread(figure.add_subplot(n_rows, n_columns, place), spread, rng)
-    return save_png(figure, out_file, n_colours=64, max_bytes=max_bytes)
+    return Drawing(figure, n_colours=64, max_bytes=FIGURE_BYTES)
 
 
 def _draw_spread(axes: Axes, spread: Spread, rng: np.random.Generator) -> None:

@@ -3,40 +3,30 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import BLUE, FAINT, INK, VERMILION, new_figure, save_png, style
+from .canvas import BLUE, FAINT, INK, VERMILION, Drawing, new_figure, style
 
 
 def draw_search(
     tried: NDArray[np.floating],
     errors: NDArray[np.floating],
-    out_file: Path | BytesIO,
     *,
     best: float,
     title: str,
-) -> int:
+) -> Drawing:
     """Draw the mean distance to the target against lambda.
 
     Parameters
     ----------
     tried, errors
         (n,), in increasing order of lambda.
-    out_file
-        PNG file or buffer.
     best
         Lambda that was chosen.
     title
         What was searched on.
 
-    Returns
-    -------
-    int
-        Size of the file in bytes.
     """
     figure = new_figure(5.2, 3.4)
     axes = figure.add_subplot()
@@ -55,4 +45,4 @@ def draw_search(
         fontsize=9,
     )
     axes.tick_params(labelcolor=INK)
-    return save_png(figure, out_file)
+    return Drawing(figure)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ def search_pictures(search: FoundSearch) -> Iterator[Picture]:
         return
     title = f"{atlas}, {as_text(sidecar.get('NumberOfMatrices', 'n/a'))} matrices"
     yield Picture.drawn(
-        partial(draw_search, tried, errors, best=best, title=title),
+        draw_search(tried, errors, best=best, title=title),
         alt=f"Mean distance of the precision matrices of {atlas} to the target against lambda",
         caption=f"Lambda of {atlas}: the dashed line is where the distance is smallest.",
     )

@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import UsageError
 from ..flavors import Flavor
 from .anchors import LIMITS, PUBLISHED, SIMILARITY
-from .canvas import BLUE, INK, ORANGE, VERMILION, new_figure, save_png, style
+from .canvas import BLUE, INK, ORANGE, VERMILION, Drawing, new_figure, require, style
 from .found import Rows, flavor_order
 from .html import Grid, Notice, Picture, n_of
 
@@ -102,7 +99,7 @@ def similarity_pictures(similarities: Similarities) -> list[Picture]:
         return []
     return [
         Picture.drawn(
-            partial(draw_similarities, similarities),
+            draw_similarities(similarities),
             alt="Correlation of each measured connectome with the mean of the model's training "
             "data, by flavor; medians and extremes are in the table below",
             caption="Each point is a connectome as measured. Black line and orange bar: published "
@@ -112,34 +109,20 @@ def similarity_pictures(similarities: Similarities) -> list[Picture]:
     ]
 
 
-def draw_similarities(
-    similarities: Similarities, out_file: Path | BytesIO, *, max_bytes: int = FIGURE_BYTES
-) -> int:
+def draw_similarities(similarities: Similarities) -> Drawing:
     """Draw correlations with the training mean as points, a row a flavor.
 
     Parameters
     ----------
     similarities
         Session and correlation by flavor.
-    out_file
-        PNG file or buffer.
-    max_bytes
-        Size to stay below.
-
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
 
     Raises
     ------
     UsageError
         If there is nothing to draw.
     """
-    if not similarities:
-        raise UsageError(
-            "there is no correlation to draw", fix="Give those of one flavor or more."
-        )
+    require(similarities, "correlation")
     figure = new_figure(8.0, 0.8 + 0.3 * len(similarities))
     axes = figure.add_subplot()
     # Points of one row are moved apart by a fixed pattern: the same data give the same file.
@@ -162,4 +145,4 @@ def draw_similarities(
     axes.set_xlim(min(0.0, lowest - 0.05), 1.0)
     axes.grid(axis="x", linewidth=0.3)
     style(axes, xlabel="correlation with the mean of the model's training data")
-    return save_png(figure, out_file, n_colours=64, max_bytes=max_bytes)
+    return Drawing(figure, n_colours=64, max_bytes=FIGURE_BYTES)

@@ -4,15 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
-from .canvas import BLUE, FAINT, INK, ORANGE, PURPLE, VERMILION, new_figure, save_png, style
+from .canvas import (
+    BLUE,
+    FAINT,
+    INK,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    Drawing,
+    new_figure,
+    require,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,9 +35,7 @@ _METRICS = (
 _WIDE = 20.0
 
 
-def draw_training(
-    columns: Mapping[str, NDArray[np.floating]], out_file: Path | BytesIO, *, taken: int = 0
-) -> int:
+def draw_training(columns: Mapping[str, NDArray[np.floating]], *, taken: int = 0) -> Drawing:
     """Draw what the table of a training's epochs says.
 
     Parameters
@@ -38,15 +44,8 @@ def draw_training(
         (n_epochs,) each, by name in ``training.tsv``; NaN where a column says nothing. Loss of
         training (with dropout) and, in panels of their own, loss and metrics of validation: what
         is summed differs between the two losses, and so do numbers of participants.
-    out_file
-        PNG file or buffer.
     taken
         Epoch whose weights were taken, marked; 0 for the last.
-
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
 
     Raises
     ------
@@ -54,8 +53,7 @@ def draw_training(
         If there is no epoch.
     """
     epochs = columns["epoch"]
-    if not epochs.size:
-        raise UsageError("there is no epoch to draw", fix="Train for one epoch or more.")
+    require(epochs, "epoch")
     is_watched = bool(np.isfinite(columns["validation_loss"]).any())
     n_panels = 3 if is_watched else 1
     figure = new_figure(0.4 + 3.6 * n_panels, 3.1)
@@ -80,7 +78,7 @@ def draw_training(
             f"epoch {taken} taken", (taken, 1.0), xycoords=("data", "axes fraction"),
             xytext=(-4, -11), textcoords="offset points", ha="right", color=VERMILION, fontsize=8,
         )  # fmt: skip
-    return save_png(figure, out_file, dpi=130)
+    return Drawing(figure, dpi=130)
 
 
 def _draw_loss(axes: Axes, epochs: NDArray[np.floating], losses: NDArray[np.floating]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,7 @@ import numpy as np
 
 from ..bids.names import output_path
 from ..bids.trust_table import CONCERNS, FITS, TRUST_LABEL, Concern
-from ..errors import UsageError
-from .canvas import BLUE, FAINT, VERMILION, new_figure, save_png, style
+from .canvas import BLUE, FAINT, VERMILION, Drawing, new_figure, require, style
 from .found import FoundSession, Rows, read_json, read_rows
 from .html import Cell, Grid, Notice, Picture, n_of
 
@@ -220,7 +217,7 @@ def trust_pictures(found: Sequence[FoundTrust]) -> list[Picture]:
         return []
     return [
         Picture.drawn(
-            partial(draw_trust, rows),
+            draw_trust(rows),
             alt="Share within the model's components, distance to the training mean and agreement "
             "with the other flavors of each connectome, by flavor; medians are in the table below",
             caption="Each point is a connectome; red: something of it is not usual, here or in "
@@ -231,25 +228,13 @@ def trust_pictures(found: Sequence[FoundTrust]) -> list[Picture]:
 
 def draw_trust(
     rows: Sequence[Mapping[str, str]],
-    out_file: Path | BytesIO,
-    *,
-    max_bytes: int = FIGURE_BYTES,
-) -> int:
+) -> Drawing:
     """Draw three measures as points, a row a flavor.
 
     Parameters
     ----------
     rows
         Of the tables of sessions: ``flavor``, ``verdict`` and measures as text.
-    out_file
-        PNG file or buffer.
-    max_bytes
-        Size to stay below.
-
-    Returns
-    -------
-    int
-        Size of the PNG in bytes.
 
     Raises
     ------
@@ -259,8 +244,7 @@ def draw_trust(
     from matplotlib.ticker import LogLocator
 
     flavors = list(dict.fromkeys(row["flavor"] for row in rows))
-    if not flavors:
-        raise UsageError("there is no connectome to draw", fix="Give those of one or more.")
+    require(flavors, "connectome")
     figure = new_figure(10.0, 0.9 + 0.26 * len(flavors))
     panels = figure.subplots(1, len(_DRAWN), sharey=True)
     # Points of one row are moved apart by a fixed pattern: the same data give the same file.
@@ -283,4 +267,4 @@ def draw_trust(
         style(axes, xlabel=label)
     panels[0].set_yticks(range(len(flavors)), flavors)
     panels[0].set_ylim(len(flavors) - 0.5, -0.5)
-    return save_png(figure, out_file, n_colours=64, max_bytes=max_bytes)
+    return Drawing(figure, n_colours=64, max_bytes=FIGURE_BYTES)

@@ -13,6 +13,7 @@ from kraken_bids.atlases import load_atlas
 from kraken_bids.bids.names import output_path
 from kraken_bids.bids.writers import write_connectome, write_json, write_table
 from kraken_bids.flavors import Flavor
+from kraken_bids.report.canvas import save_png
 from kraken_bids.report.figures import draw_functional_qc, draw_structural_qc
 
 MEASURED = (
@@ -111,8 +112,8 @@ def make_participant(root, participant, rng, *, flavors=MEASURED):
     _quality(root, "functional_qc", entities, "func", "fc", functional,
              {"fs86": {"coverage": coverage, "missing": [names[MISSING]]}})  # fmt: skip
     if participant == "01":
-        draw_functional_qc(make_traces(rng), _figure(root, entities, "bold"))
-        draw_structural_qc(make_overview(rng), _figure(root, sub, "dwi"))
+        save_png(draw_functional_qc(make_traces(rng)), _figure(root, entities, "bold"))
+        save_png(draw_structural_qc(make_overview(rng)), _figure(root, sub, "dwi"))
     structural = {"ifod2act_n_streamlines": 20000, "ifod2act_fs86_density": 0.41, "n_b0": 3}
     _quality(root, "structural_qc", sub, "dwi", "sc", structural,
              {"fs86": {"coverage": np.ones(86), "missing": []}})  # fmt: skip

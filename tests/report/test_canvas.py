@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
-import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from kraken_bids.report.canvas import MAX_BYTES, new_figure, robust_limit, save_png
+from kraken_bids.report.canvas import (
+    MAX_BYTES,
+    Drawing,
+    encode_png,
+    new_figure,
+    robust_limit,
+    save_png,
+)
 
 
 def noise_sheet(rng):
@@ -19,15 +26,16 @@ def noise_sheet(rng):
 
 
 def test_noise_is_given_up_until_the_file_fits(rng):
-    buffer = io.BytesIO()
-    size = save_png(noise_sheet(rng), buffer)
-    assert size == len(buffer.getvalue()) <= MAX_BYTES
+    drawing = Drawing(noise_sheet(rng))
+    assert len(encode_png(drawing)) <= MAX_BYTES
+    assert len(encode_png(replace(drawing, max_bytes=10 * MAX_BYTES))) > MAX_BYTES
 
 
 def test_a_simple_sheet_keeps_its_resolution(tmp_path):
     figure = new_figure(4, 3)
     figure.add_subplot().plot([0, 1], [0, 1])
-    save_png(figure, tmp_path / "line.png", dpi=100)
+    size = save_png(Drawing(figure, dpi=100), tmp_path / "line.png")
+    assert size == (tmp_path / "line.png").stat().st_size
     with Image.open(tmp_path / "line.png") as image:
         assert image.size == (400, 300)
         assert image.mode == "P"

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kraken_bids.atlases import load_atlas
 from kraken_bids.errors import InputError, UsageError
 from kraken_bids.flavors import CORE_FLAVORS
-from kraken_bids.report.canvas import MAX_BYTES
+from kraken_bids.report.canvas import MAX_BYTES, encode_png
 from kraken_bids.report.figures import (
     FIGURES,
     draw_adaptation,
@@ -22,7 +23,8 @@ from kraken_bids.report.figures import (
     draw_predictions,
     draw_structural_qc,
 )
-from kraken_bids.report.matrices import edge_correlation, region_groups
+from kraken_bids.report.matrices import edge_correlation
+from kraken_bids.report.matrix_sheet import hemisphere_order
 from kraken_bids.report.quality_figures import to_ras
 
 
@@ -39,18 +41,17 @@ def pixels(content):
 @pytest.mark.parametrize("kinds", [("FCcorr", "hpf"), ("SCifod2act", "volnorm")], ids=["FC", "SC"])
 def test_even_noise_of_439_regions_stays_small(rng, kinds):
     name = f"{kinds[0]}_coco439_{kinds[1]}"
-    assert 1000 < draw_connectomes({name: noise(rng, 439)}, io.BytesIO()) <= MAX_BYTES
+    assert 1000 < len(encode_png(draw_connectomes({name: noise(rng, 439)}))) <= MAX_BYTES
 
 
 def test_missing_regions_are_grey(rng):
     matrix = noise(rng, 86)
-    whole, holed = io.BytesIO(), io.BytesIO()
-    draw_connectomes({"FCcorr_fs86_hpf": matrix}, whole)
+    whole = encode_png(draw_connectomes({"FCcorr_fs86_hpf": matrix}))
     matrix[40:50], matrix[:, 40:50] = np.nan, np.nan
-    draw_connectomes({"FCcorr_fs86_hpf": matrix}, holed)
+    holed = encode_png(draw_connectomes({"FCcorr_fs86_hpf": matrix}))
 
-    def share_of_grey(buffer):
-        colours = pixels(buffer.getvalue()).astype(int)
+    def share_of_grey(content):
+        colours = pixels(content).astype(int)
         return ((np.ptp(colours, axis=-1) < 6) & (np.abs(colours[..., 0] - 0xB8) < 10)).mean()
 
     # The crossing bands cover 2 x 10/86 of the matrix, which is half of the sheet.
@@ -64,34 +65,37 @@ def test_missing_regions_are_grey(rng):
 )
 @pytest.mark.parametrize("name", ["FCcorr_fs86_hpf", "SCsdstream_fs86_count"])
 def test_matrices_without_edges_are_drawn(name, matrix):
-    assert draw_connectomes({name: matrix}, io.BytesIO()) > 1000
+    assert len(encode_png(draw_connectomes({name: matrix}))) > 1000
 
 
 def test_an_unknown_atlas_is_drawn_without_groups(rng):
-    assert region_groups("mine", 20) == []
-    assert draw_connectomes({"FCcorr_mine_hpf": noise(rng, 20)}, io.BytesIO()) > 1000
+    assert hemisphere_order("mine", 20)[1] == []
+    assert len(encode_png(draw_connectomes({"FCcorr_mine_hpf": noise(rng, 20)}))) > 1000
 
 
 @pytest.mark.parametrize(
     ("atlas", "n_regions", "names"),
     [
-        ("fs86", 86, ["left", "right", "left", "right"]),
-        ("shen268", 268, ["right", "left"]),
-        ("coco439", 439, ["both", "right", "left"]),
+        ("fs86", 86, ["left", "right"]),
+        ("shen268", 268, ["left", "right"]),
+        ("coco439", 439, ["left", "right", "midline"]),
     ],
 )
 def test_regions_are_grouped_by_hemisphere_without_gaps(atlas, n_regions, names):
-    groups = region_groups(atlas, n_regions)
-    assert [name for name, _, _ in groups] == names
-    assert [start for _, start, _ in groups][1:] == [stop for _, _, stop in groups][:-1]
-    assert (groups[0][1], groups[-1][2]) == (0, n_regions)
+    order, sides = hemisphere_order(atlas, n_regions)
+    assert [name for name, _ in sides] == names
+    assert sorted(order) == list(range(n_regions))
+    hemispheres = [load_atlas(atlas).regions[place].hemisphere for place in order]
+    assert hemispheres == [
+        letter for letter, (_, count) in zip("LRB", sides, strict=False) for _ in range(count)
+    ]
 
 
 def test_no_matrix_is_refused():
     with pytest.raises(UsageError, match="no connectome to draw"):
-        draw_connectomes({}, io.BytesIO())
+        draw_connectomes({})
     with pytest.raises(UsageError, match="no prediction to draw"):
-        draw_predictions({}, io.BytesIO())
+        draw_predictions([])
 
 
 def test_correlation_of_edges_leaves_out_missing_regions(rng):
@@ -107,15 +111,15 @@ def test_functional_figure_takes_missing_values(fake, rng):
     traces = fake.make_traces(rng, n_volumes=200, n_regions=439)
     traces["series"][:, 3] = np.nan
     traces["dvars"][0] = np.nan
-    assert draw_functional_qc(traces, io.BytesIO()) <= MAX_BYTES
+    assert len(encode_png(draw_functional_qc(traces))) <= MAX_BYTES
 
 
 def test_structural_figure_draws_what_is_there(fake, rng):
     overview = fake.make_overview(rng)
-    whole = draw_structural_qc(overview, io.BytesIO())
+    whole = len(encode_png(draw_structural_qc(overview)))
     for key in ("five_tissue", "density", "lengths_sdstream", "lengths_ifod2act"):
         del overview[key]
-    assert 1000 < draw_structural_qc(overview, io.BytesIO()) < whole <= MAX_BYTES
+    assert 1000 < len(encode_png(draw_structural_qc(overview))) < whole <= MAX_BYTES
 
 
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
@@ -141,9 +145,9 @@ def test_cohort_figures_are_small(rng):
          "average_rank": "n/a", "residual_correlation": 0.2}
         for source in ("fusion", "fusionSC", "fusionFC") for flavor in CORE_FLAVORS
     ]  # fmt: skip
-    assert draw_identification(rows, io.BytesIO()) <= MAX_BYTES
+    assert len(encode_png(draw_identification(rows))) <= MAX_BYTES
     means = {str(flavor): tuple(rng.random((3, 5000))) for flavor in CORE_FLAVORS[:5]}
-    assert draw_adaptation(means, io.BytesIO()) <= MAX_BYTES
+    assert len(encode_png(draw_adaptation(means))) <= MAX_BYTES
 
 
 def test_every_kind_of_figure_is_drawn_from_a_file(fake, rng, tmp_path):

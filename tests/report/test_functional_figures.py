@@ -11,8 +11,11 @@ from PIL import Image
 
 from kraken_bids.atlases import load_atlas
 from kraken_bids.errors import UsageError
+from kraken_bids.flavors import Flavor
 from kraken_bids.report.anchor_figure import anchored, draw_anchors, row_limits
 from kraken_bids.report.anchors import ANCHORS, LIMITS, PUBLISHED, beyond
+from kraken_bids.report.canvas import encode_png
+from kraken_bids.report.connectome_panels import PANEL_BYTES, draw_functional_panel
 from kraken_bids.report.coverage_figure import (
     COVERAGE_BYTES,
     choose_slices,
@@ -23,12 +26,7 @@ from kraken_bids.report.coverage_figure import (
 )
 from kraken_bids.report.found import read_rows
 from kraken_bids.report.functional_figure import draw_functional_qc
-from kraken_bids.report.functional_panel import (
-    PANEL_BYTES,
-    column_scale,
-    draw_functional_panel,
-    hemisphere_order,
-)
+from kraken_bids.report.matrix_sheet import connectome_scale, hemisphere_order
 from kraken_bids.report.similarity_section import (
     draw_similarities,
     read_similarities,
@@ -44,9 +42,7 @@ VERMILION_RGB, DARK_RGB = (0xD5, 0x5E, 0x00), (0, 0x22, 0x4E)
 
 def pixels(draw, *arguments):
     """What a drawing function draws, (height, width, 3)."""
-    buffer = io.BytesIO()
-    draw(*arguments, buffer)
-    with Image.open(buffer) as image:
+    with Image.open(io.BytesIO(encode_png(draw(*arguments)))) as image:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
@@ -106,7 +102,9 @@ def test_missing_regions_are_red_on_the_brain(box):
 def test_coverage_of_three_atlases_stays_small(box):
     labels, entry = box
     names = ("fs86", "mine", "yours")
-    size = draw_coverage(dict.fromkeys(names, labels), dict.fromkeys(names, entry), io.BytesIO())
+    size = len(
+        encode_png(draw_coverage(dict.fromkeys(names, labels), dict.fromkeys(names, entry)))
+    )
     assert 1000 < size <= COVERAGE_BYTES
 
 
@@ -161,10 +159,11 @@ def test_panel_orders_rows_and_columns_by_hemisphere():
 
 def test_colours_of_a_column_have_one_stated_limit():
     small, large = np.full((4, 4), 0.1), np.full((4, 4), -0.4)
-    scale = column_scale([small, large])
+    flavor = Flavor.parse("FCcorr_fs86_hpf")
+    scale = connectome_scale(flavor, [small, large])
     assert (scale.norm.vmin, scale.norm.vmax) == (-0.4, 0.4)
     assert "±0.4" in scale.label
-    assert column_scale([np.full((4, 4), np.nan)]).norm.vmax == 1
+    assert connectome_scale(flavor, [np.full((4, 4), np.nan)]).norm.vmax == 1
 
 
 def test_nine_matrices_stay_small_and_gaps_are_drawn(rng):
@@ -175,16 +174,16 @@ def test_nine_matrices_stay_small_and_gaps_are_drawn(rng):
     }
     matrices["FCcorr_fs86_hpf"][7], matrices["FCcorr_fs86_hpf"][:, 7] = np.nan, np.nan
     del matrices["FCpcorr_fs86_hpf"]  # not made
-    assert 100_000 < draw_functional_panel(matrices, io.BytesIO()) <= PANEL_BYTES
+    assert 100_000 < len(encode_png(draw_functional_panel(matrices))) <= PANEL_BYTES
     with pytest.raises(UsageError, match="no functional connectome"):
-        draw_functional_panel({"SCsdstream_fs86_count": np.eye(86)}, io.BytesIO())
+        draw_functional_panel({"SCsdstream_fs86_count": np.eye(86)})
 
 
 def test_only_numbers_with_published_values_are_drawn():
     values = {"kept_minutes": "7", FC: "n/a", "mean_FCcorr_fs86_hpf": "0.12", "n_b0": "3"}
     assert anchored(values) == [("kept_minutes", 7.0), ("mean_FCcorr_fs86_hpf", 0.12)]
     with pytest.raises(UsageError, match="no measure with a published value"):
-        draw_anchors([], io.BytesIO())
+        draw_anchors([])
 
 
 def test_a_value_beyond_the_usual_is_red():
@@ -253,4 +252,4 @@ def test_similarities_are_drawn_where_they_are(rows):
     assert np.ptp(places) > 0.6 * image.shape[1]  # from 0.03 to 0.95
     assert similarity_pictures({}) == []
     with pytest.raises(UsageError, match="no correlation to draw"):
-        draw_similarities({}, io.BytesIO())
+        draw_similarities({})

@@ -12,7 +12,7 @@ from PIL import Image
 
 from kraken_bids.errors import UsageError
 from kraken_bids.flavors import CORE_FLAVORS
-from kraken_bids.report.canvas import colour_map
+from kraken_bids.report.canvas import colour_map, encode_png
 from kraken_bids.report.heatmaps import linear_scale
 from kraken_bids.report.metric_figures import (
     MAX_SHEET_BYTES,
@@ -30,11 +30,10 @@ FUSIONS = ["fusion", "fusionSC", "fusionFC", "fusion.noself", "fusionSC.noself",
 
 def draw(sources, targets, values, **options):
     """Pixels of a sheet of one panel."""
-    buffer = io.BytesIO()
     panel = MetricPanel("identified", np.asarray(values, float), chance=0.1)
-    size = draw_metrics([panel], sources, targets, buffer, **options)
-    assert 1000 < size <= MAX_SHEET_BYTES
-    with Image.open(buffer) as image:
+    content = encode_png(draw_metrics([panel], sources, targets, **options))
+    assert 1000 < len(content) <= MAX_SHEET_BYTES
+    with Image.open(io.BytesIO(content)) as image:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
@@ -128,4 +127,4 @@ def test_numbers_can_be_read_on_their_colours():
 
 def test_nothing_to_draw_is_refused():
     with pytest.raises(UsageError, match="no metric to draw"):
-        draw_metrics([], ["a"], ["b"], io.BytesIO())
+        draw_metrics([], ["a"], ["b"])

@@ -9,7 +9,7 @@ import pytest
 
 from kraken_bids.plan import CohortSession
 from kraken_bids.report.pages import build_participant_page, write_participant_page
-from kraken_bids.report.participant_page import ALL_PAIRS_BYTES, PAIR_BYTES, pair_bytes
+from kraken_bids.report.prediction_section import ALL_PAIRS_BYTES, PAIR_BYTES, pair_bytes
 from kraken_bids.workflows.group import init_pages_wf
 
 FLAVORS = ("FCcorr_fs86_hpf", "SCifod2act_fs86_volnorm")

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from kraken_bids.errors import UsageError
+from kraken_bids.report.canvas import encode_png
 from kraken_bids.report.training_figure import draw_training
 
 
@@ -21,9 +22,8 @@ def make_columns(n, *, is_watched=True, losses=None):
 
 
 def draw(columns, **options):
-    buffer = io.BytesIO()
-    assert draw_training(columns, buffer, **options) == len(buffer.getvalue())
-    return np.asarray(Image.open(buffer).convert("RGB")).astype(int)
+    content = encode_png(draw_training(columns, **options))
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
 
 
 def test_sheet_has_a_panel_more_where_somebody_watches():

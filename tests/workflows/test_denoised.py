@@ -13,6 +13,7 @@ import pytest
 
 from kraken_bids.interfaces.functional import CombineRuns
 from kraken_bids.plan import FunctionalRun, LabelSource
+from kraken_bids.report.canvas import save_png
 from kraken_bids.report.functional_figure import draw_functional_qc
 from kraken_bids.settings import FunctionalOptions
 from kraken_bids.workflows.denoised import init_denoised_wf
@@ -103,7 +104,7 @@ def test_means_of_regions_are_correlated_and_nothing_else_is_done(run, series, t
     assert qc["fd_mean_mm"] > 0
     assert len(qc["regions"]["fs86"]["missing"]) == 1
     assert load(outputs.timeseries_file)["fs86_hpf"].shape == (N_VOLUMES, 86)
-    assert draw_functional_qc(load(outputs.traces_file), tmp_path / "qc.png") > 0
+    assert save_png(draw_functional_qc(load(outputs.traces_file)), tmp_path / "qc.png") > 0
 
 
 def test_what_is_not_known_is_left_out(run, tmp_path):
@@ -112,7 +113,7 @@ def test_what_is_not_known_is_left_out(run, tmp_path):
     qc = json.loads(Path(outputs.qc_file).read_text())
     assert qc["n_kept"] == N_VOLUMES
     assert not {"fd_mean_mm", "dof_hpf", "tsnr_median", "dvars_median"} & set(qc)
-    assert draw_functional_qc(load(outputs.traces_file), tmp_path / "qc.png") > 0
+    assert save_png(draw_functional_qc(load(outputs.traces_file)), tmp_path / "qc.png") > 0
 
 
 @pytest.mark.parametrize("variant", ["hpf", "hpfgsr"])

@@ -11,6 +11,7 @@ import pytest
 
 from kraken_bids.atlases import load_atlas
 from kraken_bids.plan import ReadyConnectome, SeriesRun, SeriesTable
+from kraken_bids.report.canvas import save_png
 from kraken_bids.report.figures import draw_functional_qc
 from kraken_bids.settings import FunctionalOptions
 from kraken_bids.workflows.ready import init_given_wf, init_series_wf
@@ -62,7 +63,7 @@ def test_tables_are_correlated_and_nothing_else_is_done(run, values, tmp_path):
     assert (qc["fd_mean_mm"], qc["denoised_by"]) == (0.1, run.denoised_by)
     assert qc["pcorr_dof_per_region_fs86"] == pytest.approx(95 / 85)
     assert qc["regions"]["fs86"]["missing"] == [load_atlas("fs86").region_names[4]]
-    assert draw_functional_qc(load(outputs.traces_file), tmp_path / "qc.png") > 0
+    assert save_png(draw_functional_qc(load(outputs.traces_file)), tmp_path / "qc.png") > 0
 
 
 def test_connectomes_are_described_and_handed_over_as_they_are(tmp_path):
