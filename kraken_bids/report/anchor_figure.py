@@ -136,5 +136,10 @@ def _draw_row(axes: Axes, column: str, value: float, corner: tuple[float, float]
     axes.plot([place(value)], [middle], marker="o", markersize=5.5, color=colour)
     words: dict[str, Any] = {"va": "center", "fontsize": 7.5}
     axes.text(left + 0.08, middle, short_name(column), color=INK, **words)
-    axes.text(start - 0.06, middle, f"{value:.3g}", ha="right", color=colour, **words)
+    axes.text(start - 0.06, middle, _short(value), ha="right", color=colour, **words)
     axes.text(start + length + 0.06, middle, anchor.text, color=INK, **{**words, "fontsize": 6.5})
+
+
+def _short(value: float) -> str:
+    """Write a number in three significant digits, a large one without a fraction."""
+    return f"{value:,.0f}" if abs(value) >= 1e3 else f"{value:.3g}"

@@ -171,14 +171,21 @@ def _render(figure: Figure, dpi: float) -> Any:
 
 
 def _show_text_as_text(figure: Figure) -> None:
-    """Take dollar signs for what they are: names come from files, and may be no formula."""
-    from matplotlib.text import Text
+    """Take dollar signs for what they are: names come from files, and may be no formula.
 
-    for axes in figure.axes:  # labels of ticks are made when they are asked for
-        axes.get_xticklabels()
-        axes.get_yticklabels()
+    Powers of ten beside a logarithmic axis are formulas, and come from no file.
+    """
+    from matplotlib.text import Text
+    from matplotlib.ticker import LogFormatterMathtext
+
+    powers: set[Text] = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            labels = axis.get_ticklabels(which="both")  # made when they are asked for
+            if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+                powers.update(labels)
     for text in figure.findobj(Text):
-        text.set_parse_math(False)
+        text.set_parse_math(text in powers)
 
 
 def _palette_png(image: Any, n_colours: int) -> bytes:

@@ -120,17 +120,17 @@ def _cell(value: str | Cell) -> Cell:
 
 
 def short_number(text: str, number: float) -> str:
-    """Write a number in at most four significant digits; whole numbers as they are.
+    """Write a number in four significant digits, those from 1000 to 1e9 without a fraction.
 
     Examples
     --------
-    >>> short_number("0.123456", 0.123456)
-    '0.1235'
+    >>> short_number("0.123456", 0.123456), short_number("4.181e+06", 4.181e6)
+    ('0.1235', '4,181,000')
     """
     digits = text.strip().lstrip("-")
     if digits.isdigit():
         return f"{int(digits):,}" if not text.strip().startswith("-") else text
-    return f"{number:.4g}"
+    return f"{number:,.0f}" if 1e3 <= abs(number) < 1e9 else f"{number:.4g}"
 
 
 def as_text(value: Any) -> str:

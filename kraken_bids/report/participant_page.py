@@ -366,8 +366,7 @@ def _functional_group(session: FoundSession, matrices: Mapping[str, Matrix]) -> 
     return {
         "title": f"{session.label}, functional",
         "is_functional": True,
-        "panel": panel,
-        "figures": [],
+        "panels": [panel],
         "grid": Grid.of("Functional connectomes", columns, rows),
     }
 
@@ -390,18 +389,23 @@ def _structural_group(session: FoundSession, matrices: Mapping[str, Matrix]) -> 
             words = [f"{density:.3f}", f"{edges.sum():.4g}", f"{edges.max():.4g}"]
         rows.append([name, str(len(matrix)), str(missing), *words])
     columns = ("connectome", "regions", "missing", "density", "sum", "largest")
-    panel = Picture.drawn(
-        draw_structural_panel(matrices),
-        alt=f"Matrices of {', '.join(matrices)}; their numbers are in the table below",
-        caption="A row an atlas, a column a recipe with colours of its own, on a logarithmic "
-        "scale. Regions stand left, then right, in the same order. White: no streamline. Grey: "
-        "missing.",
-    )
+    weighted = {name: matrix for name, matrix in matrices.items() if "_sift2" in name}
+    unweighted = {name: matrices[name] for name in matrices if name not in weighted}
+    panels = [
+        Picture.drawn(
+            draw_structural_panel(shown),
+            alt=f"Matrices of {', '.join(shown)}; their numbers are in the table below",
+            caption="A row an atlas, a column a recipe with colours of its own, on a logarithmic "
+            "scale. Regions stand left, then right, in the same order. White: no streamline. "
+            "Grey: missing.",
+        )
+        for shown in (unweighted, weighted)
+        if shown
+    ]
     return {
         "title": f"{session.label}, structural",
         "is_functional": False,
-        "panel": panel,
-        "figures": [],
+        "panels": panels,
         "grid": Grid.of("Structural connectomes", columns, rows),
     }
 

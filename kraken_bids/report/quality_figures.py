@@ -205,7 +205,7 @@ def _draw_ends(axes: Axes, overview: Mapping[str, NDArray[Any]], atlas: str) -> 
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(bottom=0)
     style(axes, title=atlas, xlabel="regions, by their ends", ylabel="streamline ends")
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=7, loc="lower right")
 
 
 def _draw_lengths(axes: Axes, overview: Mapping[str, NDArray[Any]]) -> None:

@@ -48,3 +48,15 @@ def test_a_simple_sheet_keeps_its_resolution(tmp_path):
 )
 def test_limits_of_colours_are_round_and_positive(values, limit):
     assert robust_limit(np.array(values), percent=100) == pytest.approx(limit)
+
+
+def test_names_are_no_formulas_but_powers_of_ten_are():
+    figure = new_figure(4, 3)
+    axes = figure.add_subplot()
+    axes.bar(["$a_1$", "b"], [1, 10_000])
+    axes.set_yscale("log")
+    encode_png(Drawing(figure))
+    assert [label.get_parse_math() for label in axes.get_xticklabels()] == [False, False]
+    labels = axes.get_yticklabels()
+    assert any("10^{4}" in label.get_text() for label in labels)
+    assert all(label.get_parse_math() for label in labels)
