@@ -189,3 +189,17 @@ def published_extras() -> Mapping[str, PublishedExtra]:
         name: PublishedExtra(name, row["description"], tuple(files[file] for file in row["files"]))
         for name, row in _table()["extras"].items()
     }
+
+
+def companions(model: PublishedModel) -> tuple[PublishedExtra, ...]:
+    """What is published to prepare a model's inputs: targets of its partial correlations' lambda.
+
+    Examples
+    --------
+    >>> [extra.name for extra in companions(published_models()["krakencoder-2024"])]
+    ['regtarget-fs86', 'regtarget-shen268', 'regtarget-coco439']
+    """
+    flavors = [Flavor.parse(name) for name in model.flavors]
+    names = [f"regtarget-{flavor.atlas}" for flavor in flavors if flavor.kind == "FCpcorr"]
+    extras = published_extras()
+    return tuple(extras[name] for name in dict.fromkeys(names) if name in extras)

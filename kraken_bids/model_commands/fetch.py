@@ -31,7 +31,7 @@ from ..fetch import (
     template_atlases,
 )
 from ..flavors import Flavor
-from ..published import DEFAULT_MODEL, published_flavors
+from ..published import DEFAULT_MODEL, companions, published_flavors, published_models
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +106,12 @@ def _wanted(arguments: argparse.Namespace) -> list[Fetchable]:
             problems.append(problem)
     if problems:
         raise problems[0] if len(problems) == 1 else Problems(problems)
-    return [*found.values(), *_complete_models(arguments.flavors, found)]
+    for item in [*found.values(), *_complete_models(arguments.flavors, found)]:
+        found[item.name] = item
+        if item.is_model:  # a machine without a network searches for lambda, too
+            beside = companions(published_models()[item.name])
+            found |= {one.name: fetchable_by_name(one.name) for one in beside}
+    return list(found.values())
 
 
 def _complete_models(flavors: Iterable[str], found: dict[str, Fetchable]) -> Iterator[Fetchable]:

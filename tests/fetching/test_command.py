@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from kraken_bids import published
 from kraken_bids.atlases import load_atlas
 from kraken_bids.errors import Problems, ResourceError, UsageError
 from kraken_bids.model_commands.cli import make_parser
@@ -88,6 +89,27 @@ def test_dry_run_says_from_where_and_where_to_and_asks_no_server(server, folders
     ]  # fmt: skip
     assert server.seen == []
     assert not folders[0].exists()
+
+
+def test_a_model_brings_the_targets_of_its_partial_correlations(folders, printed):
+    command("--dry-run", "krakencoder-2024")
+    regtargets = [f"kraken_regtarget_FCpcorr_{atlas}_hpf_HCPYA710train.mat"
+                  for atlas in ("fs86", "shen268", "coco439")]  # fmt: skip
+    assert [row[0] for row in printed()][-3:] == regtargets
+    command("--dry-run", "krakencoder-2024-SCsdstream_fs86_count")
+    assert not any("regtarget" in row[0] for row in printed())
+
+
+def test_targets_are_fetched_with_a_model(server, folders, table, published_table, printed):
+    rows = published._table()
+    rows["models"]["krakencoder-2024"]["flavors"]["FCpcorr_fs86_hpf"] = "fs86.npy"
+    rows["extras"]["regtarget-fs86"] = {"description": "a target", "files": ["addon.npy"]}
+    rows["extras"]["regtarget-coco439"] = {"description": "of none", "files": ["addon.pt"]}
+    published_table(rows)
+    command("krakencoder-2024")
+    assert printed() == [[str(folders[0] / name)] for name in ("krakencoder-2024", "addon.npy")]
+    command("krakencoder-2024", "regtarget-fs86", "--no-convert")
+    assert [row[0].rpartition("/")[2] for row in printed()].count("addon.npy") == 1
 
 
 def test_bundle_that_is_here_is_not_fetched_again(server, folders, table, printed):
