@@ -13,9 +13,7 @@ so that asking for one flavor reads that flavor's bytes only. Nothing in a bundl
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,19 +22,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError, ResourceError, UsageError, suggest
-from ..flavors import Flavor
+from ..errors import ModelError, ResourceError, suggest
 from ..storage import load_json
+from .bundle_config import (
+    CONVERT_AGAIN,
+    FORMAT_VERSION,
+    TYPICAL_KEY,
+    check_config,
+    flavor_row,
+    is_plain_name,
+    layer_rows,
+)
 from .card import CARD_NAME, bundle_card, is_written_by_hand
 from .layers import FlavorModel, Layer, check_flavor, check_layers
 from .storage import CONFIG_NAME, file_sha256, replaced_dir, write_arrays
 from .transforms import TRANSFORMS, Transform
 
 WEIGHTS_NAME = "model.safetensors"
-#: Version of the layout; a reader refuses layouts that it does not know.
-FORMAT_VERSION = 1
-
-_CONVERT_AGAIN = "Make the bundle again with 'kraken-model convert' or 'kraken-model fetch'."
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +163,7 @@ class Bundle:
             decoder=self.decoder(flavor),
             group=self.group(flavor),
             is_adversarial=bool(row.get("is_adversarial", False)),
+            typical=row.get(TYPICAL_KEY),
         )
 
     def arrays(
@@ -186,13 +189,13 @@ class Bundle:
         try:
             if self.weights_file.stat().st_size != self.config["weights"]["size"]:
                 raise ResourceError(
-                    "has another size than its config.json says", where=where, fix=_CONVERT_AGAIN
+                    "has another size than its config.json says", where=where, fix=CONVERT_AGAIN
                 )
             with safe_open(where, framework=framework) as weights:
                 return [(name, weights.get_tensor(name)) for name in names]
         except (SafetensorError, OSError) as error:
             raise ResourceError(
-                f"cannot be read: {error}", where=where, fix=_CONVERT_AGAIN
+                f"cannot be read: {error}", where=where, fix=CONVERT_AGAIN
             ) from error
 
     def verify(self) -> None:
@@ -208,7 +211,7 @@ class Bundle:
             raise ResourceError(
                 f"was altered: its SHA-256 is {found}, not {self.sha256}",
                 where=str(self.weights_file),
-                fix=_CONVERT_AGAIN,
+                fix=CONVERT_AGAIN,
             )
 
     def _layers(self, prefix: str, rows: Sequence[Mapping[str, Any]]) -> tuple[Layer, ...]:
@@ -245,94 +248,10 @@ def open_bundle(path: Path | str) -> Bundle:
         config = load_json(path / CONFIG_NAME)
     except (OSError, ValueError) as error:
         raise ResourceError(
-            f"{CONFIG_NAME} cannot be read: {error}", where=where, fix=_CONVERT_AGAIN
+            f"{CONFIG_NAME} cannot be read: {error}", where=where, fix=CONVERT_AGAIN
         ) from error
-    _check_config(config, where)
+    check_config(config, where)
     return Bundle(path, config)
-
-
-_CONFIG_KEYS = {"format_version", "name", "latent_size", "flavors", "weights"}
-_FLAVOR_KEYS = {
-    "n_edges", "n_features", "transform", "has_training_mean", "encoder", "decoder",
-}  # fmt: skip
-
-
-def _check_config(config: Any, where: str) -> None:
-    """Refuse a config.json that lacks what `Bundle` reads."""
-    missing = sorted(_CONFIG_KEYS - set(config)) if isinstance(config, dict) else ["everything"]
-    if not missing:
-        if config["format_version"] != FORMAT_VERSION:
-            raise ResourceError(
-                f"has layout {config['format_version']!s:.80}, this version reads "
-                f"{FORMAT_VERSION}",
-                where=where,
-                fix="Use a newer kraken-bids, or convert the model again.",
-            )
-        missing = list(_missing(config))
-    if missing:
-        raise ResourceError(
-            f"{CONFIG_NAME} lacks {', '.join(missing)}", where=where, fix=_CONVERT_AGAIN
-        )
-
-
-def _missing(config: Mapping[str, Any]) -> Iterator[str]:
-    """Name what of a config is absent, or of another kind than `Bundle` takes it for."""
-    weights, flavors = config["weights"], config["flavors"]
-    groups = config.get("intergroup", {})
-    there = set(weights) if isinstance(weights, dict) else set()
-    yield from sorted({"file", "sha256", "size"} - there)
-    if "size" in there and not _is_count(weights["size"]):
-        yield "a size of the weights"
-    if not _is_count(config["latent_size"]):
-        yield "a latent_size"
-    if not isinstance(flavors, dict) or not isinstance(groups, dict):
-        yield "flavors and intergroup as objects"
-        return
-    for name, layers in groups.items():
-        if not _are_layers(layers):
-            yield f"layers of {name}"
-    for flavor, row in flavors.items():
-        if not is_plain_name(flavor):
-            yield f"a name that can be one of a flavor in place of {flavor!r:.80}"
-        if not isinstance(row, dict) or not row.keys() >= _FLAVOR_KEYS:
-            there = set(row) if isinstance(row, dict) else set()
-            yield from (f"{key} of {flavor}" for key in sorted(_FLAVOR_KEYS - there))
-            continue
-        if not isinstance(row["transform"], str) or row["transform"] not in TRANSFORMS:
-            yield f"a known transform of {flavor}"
-        yield from (
-            f"{key} of {flavor}" for key in ("n_edges", "n_features") if not _is_count(row[key])
-        )
-        yield from (
-            f"layers of the {key} of {flavor}"
-            for key in ("encoder", "decoder")
-            if not _are_layers(row[key])
-        )
-
-
-def is_plain_name(name: str) -> bool:
-    r"""Whether a name can be a flavor's: it becomes part of paths, tables and archives.
-
-    Examples
-    --------
-    >>> is_plain_name("FCcorr_fs86_hpf"), is_plain_name("../x"), is_plain_name("a\\tb")
-    (True, False, False)
-    """
-    return bool(re.fullmatch(r"(?![.-])[\w.+:@=\[\] -]{1,200}", name)) and name.isprintable()
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 62
-
-
-def _are_layers(rows: Any) -> bool:
-    return isinstance(rows, list) and all(
-        isinstance(row, dict)
-        and isinstance(row.get("bias"), bool)
-        and isinstance(row.get("activations"), list)
-        and all(isinstance(name, str) for name in row["activations"])
-        for row in rows
-    )
 
 
 def write_bundle(
@@ -389,7 +308,7 @@ def write_bundle(
         "name": name or out_dir.name,
         "latent_size": latent_size,
         "flavors": rows,
-        "intergroup": {key: _layer_rows(layers) for key, layers in intergroup.items()},
+        "intergroup": {key: layer_rows(layers) for key, layers in intergroup.items()},
         "provenance": dict(provenance),
     }
     with replaced_dir(out_dir, names=(CONFIG_NAME, WEIGHTS_NAME)) as temporary:
@@ -418,42 +337,7 @@ def _plan_flavor(
         )
     check_flavor(flavor, model, latent_size)
     shapes = {name: array.shape for name, array in _flavor_arrays(flavor, model)}
-    return _flavor_row(flavor, model), shapes
-
-
-def _flavor_row(flavor: str, model: FlavorModel) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    with contextlib.suppress(UsageError):  # other flavors than ours are carried along by name
-        parsed = Flavor.parse(flavor)
-        row = {"kind": parsed.kind, "atlas": parsed.atlas, "processing": parsed.processing}
-    transform = model.transform
-    known = {
-        "explained_variance": transform.explained_variance,
-        "n_participants": transform.n_participants,
-        "is_adversarial": model.is_adversarial or None,
-    }
-    row |= {key: value for key, value in known.items() if value is not None}
-    return row | {
-        "n_edges": model.n_edges,
-        "n_features": transform.n_features or model.n_edges,
-        "transform": transform.kind,
-        "has_training_mean": transform.training_mean is not None,
-        "group": model.group,
-        "encoder": _layer_rows(model.encoder),
-        "decoder": _layer_rows(model.decoder),
-    }
-
-
-def _layer_rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    return [
-        {
-            "n_in": layer.n_in,
-            "n_out": layer.n_out,
-            "bias": layer.bias is not None,
-            "activations": list(layer.activations),
-        }
-        for layer in layers
-    ]
+    return flavor_row(flavor, model), shapes
 
 
 NamedArrays = Iterator[tuple[str, NDArray[np.float32]]]

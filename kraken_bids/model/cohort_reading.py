@@ -20,7 +20,7 @@ from .cohort_fit import (
     find_lookalike,
     fit_flavor,
 )
-from .krakencoder import batch_rows
+from .connectome_rows import batch_rows
 
 #: Rows that are read once for two passes, if they take no more than this.
 KEEP_BYTES = 64 << 20

@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from ..formats.outputs import Latents, PredictionWriter
 from .cohort_fit import SiteAdaptations
 from .cohort_reading import CohortReader
+from .connectome_rows import batch_rows
 from .devices import Device
 from .fusion import PlannedSource, mean_of_present
-from .krakencoder import Krakencoder, LoadedFlavor, batch_rows, load_flavor
+from .krakencoder import Krakencoder
+from .loaded_flavor import LoadedFlavor, load_flavor
 
 #: Flavors encoded, or blocks decoded, at a time: more would take more memory. Where there are
 #: more cores, each of these uses several.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,32 +13,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..connectome.adaptation import fill_missing, fit_adaptation, warn_about_fits
-from ..connectome.edges import matrix_to_edges, n_regions
 from ..errors import ModelError
 from .bundle import Bundle, open_bundle
+from .connectome_rows import batch_rows, check_connectomes, to_rows
 from .devices import Chain, Device, library_of, open_device, resolve_device
 from .fusion import Fused, PlannedSource, fuse, plan_predictions
-from .transforms import PER_EDGE_MEAN, Transform
+from .loaded_flavor import LoadedFlavor, load_flavor
 from .trust import N_MEASURES, Seen, look
 from .weights import MappedWeights
 
 __all__ = ["Krakencoder", "LoadedFlavor", "Prediction", "load_flavor", "resolve_device"]
 
-_log = logging.getLogger(__name__)
-
-#: Bytes of connectomes computed at a time: bounds the memory of what lies between input and
-#: output. Blocks of this size are reused by the allocator; larger ones are fetched anew each time.
-BATCH_BYTES = 24 << 20
-#: Largest difference of a matrix from its transpose, as a share of its largest value.
-ASYMMETRY = 1e-4
-
 #: Connectomes or latents by flavor: arrays or nested lists.
 Connectomes = Mapping[str, ArrayLike]
-
-
-def batch_rows(n_edges: int) -> int:
-    """Participants computed at a time: 16 to 1024."""
-    return int(np.clip(BATCH_BYTES // (4 * n_edges), 16, 1024))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,72 +49,6 @@ class Prediction:
     target: str
     edges: NDArray[np.float32]
     n_inputs: NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedFlavor:
-    """One flavor on a device; arrays below are the device's.
-
-    Parameters
-    ----------
-    n_edges
-        Length of a connectome's vector of edges.
-    transform
-        Between edges and features.
-    encoder, decoder
-        Between features and latent.
-    """
-
-    n_edges: int
-    transform: Transform
-    encoder: Chain
-    decoder: Chain
-
-    def encode(self, edges: Any) -> Any:
-        """Edges (n, n_edges) to latents (n, latent_size)."""
-        return self.encoder(self.transform.forward(edges))
-
-    def decode(self, latent: Any) -> Any:
-        """Latents (n, latent_size) to edges (n, n_edges)."""
-        return self.transform.inverse(self.decoder(latent))
-
-    def some_edges(self, features: Any, edges: slice) -> Any:
-        """Some edges, (n, n_edges of the slice), of features (n, n_features)."""
-        parameters = dict(self.transform.parameters)
-        if "components" in parameters:
-            parameters["components"] = parameters["components"][:, edges]
-        else:
-            features = features[:, edges]
-        if self.transform.kind in PER_EDGE_MEAN:
-            for name in ("mean", "deviation"):
-                if name in parameters:
-                    parameters[name] = parameters[name][edges]
-        return Transform(self.transform.kind, parameters).inverse(features)
-
-
-def load_flavor(bundle: Bundle, flavor: str, device: Device) -> LoadedFlavor:
-    """Bring a flavor to a device.
-
-    On processors nothing is copied: the arrays stay mapped to the bundle's file, and their
-    memory goes back when the flavor is let go.
-
-    Raises
-    ------
-    ModelError
-        If the model lacks the flavor.
-    ResourceError
-        If the weights cannot be read.
-    """
-    row = bundle.row(flavor)
-    weights = MappedWeights(bundle)
-    transform = weights.transform(bundle, flavor)
-    parameters = {name: device.put(array) for name, array in transform.parameters.items()}
-    return LoadedFlavor(
-        int(row["n_edges"]),
-        Transform(transform.kind, parameters),
-        weights.chain(f"encoder.{flavor}", row["encoder"], device),
-        weights.chain(f"decoder.{flavor}", row["decoder"], device),
-    )
 
 
 class Krakencoder:
@@ -512,7 +432,7 @@ class Krakencoder:
         rows = {}
         for flavor, x in connectomes.items():
             n_edges = self.bundle.n_edges(flavor)
-            rows[flavor] = _to_rows(np.asarray(x, dtype=np.float32), n_edges, where=flavor)
+            rows[flavor] = to_rows(np.asarray(x, dtype=np.float32), n_edges, where=flavor)
             check_connectomes(
                 rows[flavor], n_edges=n_edges, where=flavor, may_miss_edges=may_miss_edges
             )
@@ -523,61 +443,3 @@ class Krakencoder:
                 fix="Give the same participants in the same order; rows of NaN for missing ones.",
             )
         return rows
-
-
-def _to_rows(x: NDArray[np.float32], n_edges: int, *, where: str) -> NDArray[np.float32]:
-    """Take the triangles of matrices (n, R, R); anything else comes back as it is."""
-    if x.ndim != 3 or x.shape[1] != x.shape[2] or x.shape[1] != n_regions(n_edges):
-        return x
-    for row, matrix in enumerate(x):
-        difference = np.nanmax(np.abs(matrix - matrix.T), initial=0.0)
-        if difference > ASYMMETRY * np.nanmax(np.abs(matrix), initial=0.0):
-            raise ModelError(
-                f"matrix {row} is not symmetric (difference {difference:.3g})",
-                where=where,
-                fix="Give full symmetric matrices; a triangle can be mirrored as A + A.T.",
-            )
-    return np.asarray(matrix_to_edges(x), dtype=np.float32)
-
-
-def check_connectomes(
-    x: NDArray[np.floating], *, n_edges: int, where: str, may_miss_edges: bool = False
-) -> None:
-    """Refuse an array of connectomes that cannot be encoded.
-
-    Parameters
-    ----------
-    x
-        (n, n_edges); rows that are NaN throughout are allowed.
-    n_edges
-        What the flavor has.
-    where
-        Flavor, for messages.
-    may_miss_edges
-        Whether single NaN are allowed, too.
-
-    Raises
-    ------
-    ModelError
-        If the shape is another, or single values are NaN or infinite.
-    """
-    if x.ndim != 2 or x.shape[1] != n_edges:
-        raise ModelError(
-            f"an array of shape {x.shape} was given, (participants, {n_edges}) is needed",
-            where=where,
-            fix="Give matrices of this flavor's atlas, or their triangles, a row a participant.",
-        )
-    bad = np.isinf(x) if may_miss_edges else ~np.isfinite(x)
-    bad[np.isnan(x).all(axis=1)] = False
-    rows = np.flatnonzero(bad.any(axis=1))
-    if rows.size:
-        raise ModelError(
-            f"{int(bad.sum())} values are NaN or infinite, in rows {_some(rows)}",
-            where=where,
-            fix="Fill missing edges first (Krakencoder.adapt does), or make the whole row NaN.",
-        )
-
-
-def _some(rows: NDArray[np.integer]) -> str:
-    text = ", ".join(str(row) for row in rows[:5])
-    return f"{text} and {rows.size - 5} more" if rows.size > 5 else text

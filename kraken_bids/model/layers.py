@@ -6,8 +6,9 @@ NumPy only, so that a bundle can be read, written and described without torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,9 @@ class FlavorModel:
     is_adversarial
         Whether training reversed the gradient between latent and decoder, to rid the latent of
         what this flavor tells. It changes nothing when the model is used.
+    typical
+        What is usual of participants that it has not learnt from, as `kraken_bids.model.typical`
+        keeps it: plain values.
     """
 
     n_edges: int
@@ -76,6 +80,7 @@ class FlavorModel:
     decoder: tuple[Layer, ...]
     group: str = ""
     is_adversarial: bool = False
+    typical: Mapping[str, Any] | None = None
 
 
 def check_layers(layers: Sequence[Layer], n_in: int, n_out: int, *, where: str) -> None:

@@ -20,7 +20,7 @@ from .bundle import Bundle
 from .devices import library_of, normalize_rows
 
 if TYPE_CHECKING:
-    from .krakencoder import LoadedFlavor
+    from .loaded_flavor import LoadedFlavor
     from .translation import AdaptedBatch
 
 #: Columns of `look` behind the latents.

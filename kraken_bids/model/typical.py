@@ -4,7 +4,8 @@
 `kraken-model train` takes the measures of `kraken_bids.model.trust` of those who were watched
 while it trained: median and robust standard deviation, on the scales of
 `kraken_bids.model.verdicts`.
-Cohorts of any size, and participants alone, are then judged by these.
+Cohorts of any size, and participants alone, are then judged by these. A merged model keeps them
+with the flavors that it takes over.
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ from numpy.typing import NDArray
 
 from ..storage import atomic_path
 from .bundle import Bundle
+from .bundle_config import TYPICAL_KEY
 from .krakencoder import Krakencoder
 from .storage import CONFIG_NAME
 from .trust import agreement
 from .verdicts import FEWEST_JUDGED, RULES, Typical, take_spread
 
-#: Key of a flavor's row.
-_KEY = "typical"
 #: Larger than any median or deviation on these scales: what is beyond is damage.
 _LARGEST = 50.0
 
@@ -59,7 +59,7 @@ def note_typical(bundle: Bundle, connectomes: Mapping[str, NDArray[np.floating]]
             values = columns.get(rule.measure, np.full(1, np.nan))
             if np.isfinite(values).all():
                 kept[rule.measure] = list(take_spread(rule, values))
-        rows[name][_KEY] = kept
+        rows[name][TYPICAL_KEY] = kept
     config = {**bundle.config, "flavors": rows}
     with atomic_path(bundle.path / CONFIG_NAME) as temporary:
         text = json.dumps(config, indent=2, ensure_ascii=False)
@@ -69,7 +69,7 @@ def note_typical(bundle: Bundle, connectomes: Mapping[str, NDArray[np.floating]]
 
 def read_typical(bundle: Bundle, flavor: str) -> dict[str, Typical]:
     """Read what is usual by measure; empty where the model says nothing, or no numbers."""
-    kept = bundle.row(flavor).get(_KEY)
+    kept = bundle.row(flavor).get(TYPICAL_KEY)
     if not isinstance(kept, Mapping) or not isinstance(kept.get("n_participants"), int):
         return {}
     n = min(max(kept["n_participants"], 1), 1_000_000)

@@ -7,6 +7,7 @@ import pytest
 
 from kraken_bids.model.bundle import open_bundle
 from kraken_bids.model.krakencoder import Krakencoder
+from kraken_bids.model.merging import merge_bundles
 from kraken_bids.model.training import train_krakencoder
 from kraken_bids.model.trust import agreement
 from kraken_bids.model.typical import note_typical, read_typical
@@ -53,6 +54,20 @@ def test_what_is_usual_stays_in_the_bundle(bundle):
         assert {one.n for one in found.values()} == {30}
         distances = measure(bundle, simulate(30, 5))[name]["distance"]
         assert found["distance"].median == pytest.approx(np.median(np.log(distances)))
+
+
+def test_a_merged_model_keeps_it_with_the_flavors_it_takes_over(bundle, tmp_path):
+    options = {"n_components": 6, "latent_size": 8, "epochs": 1}
+    unwatched = train_krakencoder({"FCpcorr_toy_hpf": simulate(40, 0)[FLAVORS[0]]},
+                                  tmp_path / "other", **options)  # fmt: skip
+    merged = merge_bundles([bundle, unwatched], tmp_path / "merged",
+                           renamed={FLAVORS[1]: "SCifod2act_toy_count"})  # fmt: skip
+    for old, new in (FLAVORS[:1] * 2, (FLAVORS[1], "SCifod2act_toy_count")):
+        assert read_typical(merged, new) == read_typical(bundle, old) != {}
+    assert read_typical(merged, "FCpcorr_toy_hpf") == {}
+    again = merge_bundles([merged, unwatched], tmp_path / "again",
+                          flavors=[FLAVORS[0]])  # fmt: skip
+    assert read_typical(again, FLAVORS[0]) == read_typical(bundle, FLAVORS[0])
 
 
 def test_single_participants_are_judged_by_it(bundle):
