@@ -24,7 +24,9 @@ from .tractography import track_template
 _N_STREAMLINES = 30_000
 _N_PARTICIPANT_STREAMLINES = 20_000
 _N_COMPONENTS = 48
-#: Half of the default: the simulated cohort is learned by then.
+#: Half of the default: the simulated cohort is learned by then. Of 80 people of fs86 who did not
+#: train, 0.71, 0.72 and 0.72 are told apart at first by predictions from one flavor after 120, 240
+#: and 480 epochs, and 0.88, 0.91 and 0.92 by those from fused latents.
 _N_EPOCHS = 240
 
 

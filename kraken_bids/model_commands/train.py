@@ -27,7 +27,7 @@ _N_LINES = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``train``."""
-    from ..model.training.options import HIDDEN_ACTIVATIONS, SCHEDULES
+    from ..model.training.options import HIDDEN_ACTIVATIONS, PRECISIONS, SCHEDULES
     from ..model.training.options import TrainingOptions as Default
 
     parser.add_argument(
@@ -88,6 +88,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _add_records(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, or cuda[:n] (default: auto)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default=Default.precision,
+        help="of products of layers while training (joint schedule); bfloat16 is mixed precision, "
+        f"for GPUs (default: {Default.precision})",
+    )  # fmt: skip
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +161,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ..model.krakencoder import resolve_device
     from ..model.training import Records, Scratch, train_krakencoder
-    from ..model.training.cohort_checks import check_target_options
+    from ..model.training.cohort_checks import check_precision, check_target_options
     from ..model.training.records import SPLIT_NAME, write_split
     from ..model.typical import note_typical
     from .training_figures import draw_records
@@ -176,6 +181,7 @@ def run(arguments: argparse.Namespace) -> int:
             check_target_options(options)
     with problems.gathering():
         device = resolve_device(arguments.device)
+        check_precision(options, device)
     tables = read_tables(arguments, problems)
     folder = arguments.records or arguments.output.with_name(f"{arguments.output.name}-training")
     if folder == arguments.output:

@@ -241,7 +241,7 @@ def _read_all(
 ) -> NDArray[np.float32]:
     """Read an input, once; mark who lacks edges."""
     from ..formats.reading.checks import name_some
-    from ..model.krakencoder import batch_rows
+    from ..model.connectome_rows import batch_rows
 
     ((name, found),) = part.inputs.items()
     array = scratch.zeros((len(complete), found.n_columns))

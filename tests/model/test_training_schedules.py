@@ -9,14 +9,17 @@ import pytest
 import torch
 from torch import nn
 
+from kraken_bids.errors import UsageError
 from kraken_bids.model.training import TrainingOptions
 from kraken_bids.model.training.coders import Buffers, Coders, Dropout, unit_rows
+from kraken_bids.model.training.cohort_checks import check_precision
 from kraken_bids.model.training.losses import parse_loss
 from kraken_bids.model.training.network import Network
 from kraken_bids.model.training.order import draw_pairs, rounds, split_batches
 from kraken_bids.model.training.products import Rows
 from kraken_bids.model.training.schedules import EPOCHS
 from kraken_bids.model.training.similarity import similarity_step
+from kraken_bids.model.training.validation import validate
 
 from .test_training_losses import DIRECT
 
@@ -170,6 +173,63 @@ def test_epochs_are_those_of_a_plain_loop(schedule, case):
     assert (network.encoders.tensors[0] - start).abs().max().item() > 1.5e-3
     for found, expected in zip(mine, plain.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def record_kinds(monkeypatch):
+    """Kinds of numbers that layers give."""
+    kinds, forward = [], Coders.forward
+
+    def spy(self, *arguments):
+        found = forward(self, *arguments)
+        kinds.append(found.dtype)
+        return found
+
+    monkeypatch.setattr(Coders, "forward", spy)
+    return kinds
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_mixed_precision_is_near_single_precision(monkeypatch, case):
+    kinds, trained, losses = record_kinds(monkeypatch), [], []
+    for precision in ("float32", "bfloat16"):
+        kinds.clear()
+        # no loss whose gradient is larger the nearer it comes
+        options = make_options(
+            precision=precision, loss="mse.w10+enceye+latentdist", learning_rate=1e-2, epochs=20,
+            **CASES[case],
+        )  # fmt: skip
+        groups = ["fc", "sc", "fc"] if options.intergroup else None
+        network, features = make_network(options, groups), make_features()
+        loss = parse_loss(options.loss)
+        losses.append([EPOCHS["joint"](network, features, loss, e).mean for e in range(20)])
+        assert set(kinds) <= {getattr(torch, precision)}
+        assert (len(kinds) == 0) == network.is_plain
+        kinds.clear()
+        validate(network, features, loss)
+        assert set(kinds) <= {torch.float32}  # as the bundle is computed
+        trained.append(network)
+    assert losses[0][-1] < 0.8 * losses[0][0]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
+    for mixed, single in zip(trained[1].parts, trained[0].parts, strict=True):
+        assert mixed.values.dtype == mixed.first.dtype == torch.float32
+        assert not torch.equal(mixed.values, single.values)
+
+
+def test_mixed_precision_is_refused_where_it_cannot_be(monkeypatch):
+    with pytest.raises(UsageError, match="published program computes in float32"):
+        make_options(precision="bfloat16", schedule="reference")
+    with pytest.raises(UsageError, match=r"float16 cannot be .*Did you mean 'bfloat16'"):
+        make_options(precision="float16")
+    options = make_options(precision="bfloat16")
+    check_precision(options, "cpu")
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    check_precision(options, "cuda:0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    check_precision(make_options(), "cuda:0")
+    with pytest.raises(UsageError, match=r"bfloat16 .* by Old GPU \(--precision\)"):
+        check_precision(options, "cuda:0")
 
 
 def test_weights_of_padding_stay_zero():

@@ -167,6 +167,23 @@ def test_train_adds_a_flavor_to_a_model(inputs, base, tmp_path, caplog, name):
     assert "nothing shows that latents" not in caplog.text
 
 
+def test_train_in_mixed_precision(inputs, tmp_path, capsys):
+    words = ["train", "--input", *inputs, *QUICK, "--device", "cpu"]
+    for precision in ("float32", "bfloat16"):
+        output = ["--output", str(tmp_path / precision), "--precision", precision]
+        assert main([*words, *output]) == 0
+    bundles = [open_bundle(tmp_path / precision) for precision in ("float32", "bfloat16")]
+    for bundle in bundles:
+        assert bundle.config["provenance"]["options"]["precision"] == bundle.path.name
+        assert bundle.encoder(FLAVORS[0])[0].weight.dtype == np.float32
+    assert bundles[0].sha256 != bundles[1].sha256
+    losses = [bundle.config["provenance"]["final_loss"] for bundle in bundles]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    output = ["--output", str(tmp_path / "m"), "--precision", "bfloat16"]
+    assert main([*words, *output, "--schedule", "reference"]) == 2
+    assert "bfloat16 cannot be (--precision)" in capsys.readouterr().err
+
+
 def test_train_matches_latents_by_id(inputs, tmp_path):
     rng = np.random.default_rng(3)
     latents, ids = rng.standard_normal((12, 8)), [f"sub-p{index}" for index in range(12)]
@@ -187,9 +204,9 @@ def test_train_refuses_latents_that_do_not_fit(inputs, base, tmp_path, capsys):
     file = tmp_path / "latents.npz"
     np.savez(file, encoded=np.zeros((12, 5)), subjects=[f"p{index}" for index in range(12)])
     words = ["train", "--input", *inputs, "--output", str(tmp_path / "m"), *QUICK]
-    assert main([*words, "--target-latents", str(file), "--schedule", "reference"]) == 3
+    assert main([*words, "--target-latents", str(file), "--intergroup"]) == 3
     told = capsys.readouterr().err
-    assert "--schedule" in told
+    assert "--intergroup" in told
     assert "5" in told
     assert "latents.npz" in told
     assert main([*words, "--latents-of", str(base)]) == 2

@@ -9,31 +9,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import KrakenBIDSError, ModelError, Problems, UsageError
-from ..krakencoder import batch_rows
+from ..connectome_rows import batch_rows
 from ..transforms import Transform
 from .options import TrainingOptions
 from .splits import Split
 
 
-def check_target_options(options: TrainingOptions) -> None:
-    """Refuse options that say how flavors meet, where each is trained alone.
+def check_precision(options: TrainingOptions, device: str) -> None:
+    """Refuse a precision that a GPU does not compute in.
 
     Raises
     ------
     UsageError
-        `Problems` if there are several.
+        If it does not.
     """
-    wrong: list[KrakenBIDSError] = [
-        UsageError(
-            f"{getattr(options, name)} does not go with latents that are there already",
-            where=f"--{name}",
-            fix="Leave it out: each flavor is trained to these latents, alone.",
+    if options.precision == "float32" or device == "cpu":
+        return
+    import torch
+
+    # of NVIDIA's, those since Ampere; older ones only imitate it
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
+        raise UsageError(
+            f"{options.precision} cannot be computed in by {torch.cuda.get_device_name(device)}",
+            where="--precision",
+            fix="Leave it out.",
         )
-        for name, wanted in (("schedule", "joint"), ("intergroup", False))
-        if getattr(options, name) != wanted
-    ]
-    if wrong:
-        raise wrong[0] if len(wrong) == 1 else Problems(wrong)
+
+
+def check_target_options(options: TrainingOptions) -> None:
+    """Refuse latent spaces of groups where flavors are trained to latents of one space.
+
+    Raises
+    ------
+    UsageError
+        If they are asked for.
+    """
+    if options.intergroup:
+        raise UsageError(
+            "does not go with latents that are there already, which are of one space",
+            where="--intergroup",
+            fix="Leave it out.",
+        )
 
 
 def check_target(
@@ -46,7 +62,7 @@ def check_target(
     ModelError
         If they are of other participants or another size, or not finite.
     UsageError
-        If an option does not go with them.
+        If the options do not go with them.
     """
     if latents is None:
         return None

@@ -96,8 +96,9 @@ class Network:
 
     @property
     def is_plain(self) -> bool:
-        """Whether there is one layer each way and one latent space."""
-        return self.encoders.is_linear and self.crossings is None
+        """Whether there is one layer each way and one latent space, in single precision."""
+        is_single = self.options.precision == "float32"
+        return self.encoders.is_linear and self.crossings is None and is_single
 
     @property
     def ways(self) -> list[tuple[int, int]]:
@@ -115,7 +116,19 @@ class Network:
 
     def encode(self, coders: Coders, x: Tensor, factors: Sequence[Tensor | None] = ()) -> Tensor:
         """Map (n_flavors, n, n_features) to latents (n_flavors, n, latent_size)."""
-        return self.unit(coders.forward(x, factors))
+        with self._mixed():
+            encoded = coders.forward(x, factors)
+        return self.unit(encoded.float())
+
+    def _mixed(self) -> torch.autocast:
+        """Compute products of layers in the precision asked for, where they are differentiated.
+
+        Losses, weights and their optimizer's state stay in single precision, and so do looks at
+        those who watch, as the bundle will be computed in it.
+        """
+        is_mixed = self.options.precision != "float32" and torch.is_grad_enabled()
+        kind = self.n_features.device.type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=is_mixed)
 
     def cross(self, latents: Tensor, dropout: Dropout | None = None) -> Tensor:
         """Give latents as each target's decoder takes them.
@@ -182,10 +195,12 @@ class Network:
         # many rows: then products of weights cost less than predictions
         is_wide = latents.shape[1] > latents.shape[2]
         plain = decoders.is_linear and not any(factor is not None for factor in factors)
+        plain = plain and (self.options.precision == "float32" or not torch.is_grad_enabled())
         if plain and is_wide and not loss.needs_predictions:
             return linear_products(latents, decoders.tensors[0], decoders.tensors[1], batch)
-        predicted = decoders.forward(latents, factors)
-        return predicted_products(predicted, batch, keep=loss.needs_predictions)
+        with self._mixed():
+            predicted = decoders.forward(latents, factors)
+        return predicted_products(predicted.float(), batch, keep=loss.needs_predictions)
 
     def layers(self) -> tuple[list[tuple[Layer, ...]], list[tuple[Layer, ...]]]:
         """Encoders' and decoders' layers as arrays."""

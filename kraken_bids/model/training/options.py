@@ -54,6 +54,8 @@ SCHEDULES: dict[str, Schedule] = {
 
 #: What may follow hidden layers.
 HIDDEN_ACTIVATIONS = ("relu", "tanh", "leaky_relu:SLOPE")
+#: What products of layers are computed in while training.
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,9 @@ class TrainingOptions:
     seed
         Of the first weights, the batches and the dropout. On a CPU the same seed gives the same
         bytes.
+    precision
+        One of `PRECISIONS`. With ``bfloat16`` (mixed precision) layers are multiplied in it;
+        weights, losses and the optimizer stay in float32, and so does the bundle.
     validate_every
         Epochs between two looks at the validation participants.
     early_stopping
@@ -115,6 +120,7 @@ class TrainingOptions:
     dropout: float = 0.5
     output_dropout: float | None = None
     seed: int = 0
+    precision: str = "float32"
     validate_every: int = 10
     early_stopping: int = 0
 
@@ -169,6 +175,18 @@ def _problems(options: TrainingOptions) -> list[KrakenBIDSError]:
         if value is not None and not least <= value < largest:
             top = "" if largest == float("inf") else f" and below {largest:g}"
             found.append(_problem(name, value, f"Give at least {least:g}{top}."))
+    if options.precision not in PRECISIONS:
+        known = suggest(options.precision, PRECISIONS)
+        found.append(_problem("precision", options.precision, known + "."))
+    if options.precision != "float32" and options.schedule == "reference":
+        found.append(
+            _problem(
+                "precision",
+                options.precision,
+                "The published program computes in float32; leave it out, or use '--schedule "
+                "joint'.",
+            )
+        )
     if any(size < 1 for size in options.hidden_sizes):
         found.append(_problem("hidden_sizes", options.hidden_sizes, "Give at least 1 each."))
     if not _is_activation(options.activation):

@@ -20,7 +20,7 @@ from .products import Rows
 from .similarity import similarity_step
 
 #: Streams of random numbers that follow from seed and epoch.
-DROPOUT, _SIMILARITY = 1, 3
+DROPOUT, SIMILARITY = 1, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +177,7 @@ def reference_epoch(network: Network, features: Tensor, loss: Loss, epoch: int) 
         _train_round(network, pairs_of_round, batches, loss, dropout, totals)
     weight = loss.between(options.latent_size)
     if weight and n_flavors > 1:
-        drops = Dropout((options.seed, epoch, _SIMILARITY), features.device)
+        drops = Dropout((options.seed, epoch, SIMILARITY), features.device)
         totals.between += weight * similarity_step(network, features, weight, drops)
     return totals.mean(batches.values.shape[1], between=1)
 
