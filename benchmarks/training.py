@@ -9,6 +9,11 @@ its diagnostics of every epoch), one after the other in one process, in CPU time
 
 A replayed epoch of fifteen flavors takes minutes; ``--skip "replay, no diagnostics"`` spares one.
 
+``overhead`` trains with records and a tenth of the participants watched, as ``kraken-model train``
+does, and tells which share of the time goes into looks at them, tables, checkpoints and figures::
+
+    OMP_NUM_THREADS=1 python benchmarks/training.py overhead --flavors 5
+
 ``curves`` trains on a simulated cohort whose flavors share factors, and tests the fused and the
 single-flavor predictions on held-out participants: a table, and a figure of the way there::
 
@@ -18,10 +23,13 @@ single-flavor predictions on held-out participants: a table, and a figure of the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,11 +37,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from kraken_bids.model.training import TrainingOptions
+from kraken_bids.model.training import Records, TrainingOptions
 from kraken_bids.model.training.losses import PUBLISHED, parse_loss
 from kraken_bids.model.training.network import Network
 from kraken_bids.model.training.pca import fit_pca
+from kraken_bids.model.training.run import TrainingRun
 from kraken_bids.model.training.schedules import EPOCHS
+from kraken_bids.model.training.splits import Split
 from kraken_bids.model.training.validation import validate
 
 # -- a simulated cohort ------------------------------------------------------------------------
@@ -253,6 +263,64 @@ def _ours(schedule: str, train: Tensor, rest: Tensor) -> Callable[[int], object]
     return run
 
 
+# -- what records cost ---------------------------------------------------------------------------
+
+
+class TimedRun(TrainingRun):
+    """A training that counts CPU seconds by what they are spent on."""
+
+    seconds: dict[str, float]
+
+    def _train_epoch(self):  # type: ignore[no-untyped-def]
+        with timed(self.seconds, "epochs"):
+            return super()._train_epoch()
+
+    def _look(self) -> None:
+        with timed(self.seconds, "looks at the watched"):
+            super()._look()
+
+    def _record(self, *arguments) -> None:  # type: ignore[no-untyped-def]
+        with timed(self.seconds, "table and checkpoints"):
+            super()._record(*arguments)
+
+    def _finish(self) -> None:
+        with timed(self.seconds, "table of pairs"):
+            super()._finish()
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add CPU time to what has a name."""
+    start = time.process_time()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.process_time() - start
+
+
+def overhead(arguments: argparse.Namespace) -> None:
+    """Print CPU seconds of a training by what they are spent on."""
+    from kraken_bids.model_commands.training_figures import draw_records
+
+    rng = np.random.default_rng(0)
+    scale = 100 / np.sqrt(511 * arguments.components)
+    features = {
+        f"FCcorr_a{number}_hpf": (scale * rng.standard_normal((568, arguments.components))).astype(
+            np.float32
+        )
+        for number in range(arguments.flavors)
+    }
+    options = TrainingOptions(schedule=arguments.schedule, epochs=arguments.epochs).resolved()
+    split = Split(np.arange(511), np.arange(511, 568), np.arange(0))
+    with tempfile.TemporaryDirectory() as folder:
+        run = TimedRun(features, split, options, Records(Path(folder)), "cpu")
+        run.seconds = {}
+        run.train(None)
+        with timed(run.seconds, "figures"):
+            draw_records(Path(folder))
+    print(f"{arguments.flavors} flavors, {options.epochs} epochs of schedule {options.schedule}")
+    for name, seconds in run.seconds.items():
+        print(f"{name}\t{seconds:.2f} CPU s\t{seconds / run.seconds['epochs']:.2%} of epochs")
+
+
 # -- what is reached -----------------------------------------------------------------------------
 
 
@@ -368,6 +436,12 @@ def main() -> None:
     command.add_argument("--rounds", type=int, default=3)
     command.add_argument("--skip", nargs="+", default=[], metavar="WAY")
     command.set_defaults(run=speed)
+    command = commands.add_parser("overhead")
+    command.add_argument("--flavors", type=int, default=5)
+    command.add_argument("--components", type=int, default=256)
+    command.add_argument("--schedule", choices=EPOCHS, default="joint")
+    command.add_argument("--epochs", type=int, default=0)
+    command.set_defaults(run=overhead)
     command = commands.add_parser("curves")
     command.add_argument("--participants", type=int, default=205)
     command.add_argument("--held-out", type=int, default=100)
