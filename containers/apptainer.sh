@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Apptainer on a machine that has none: Debian's own, in a private root, for the tests.
 #
-#   containers/apptainer.sh install          makes the root (300 MB)
-#   containers/apptainer.sh user WORD...     runs a command in it, as an ordinary user
-#   containers/apptainer.sh remove           and nothing is left
+#   containers/apptainer.sh install [PACKAGE...]   makes the root (300 MB), with these, too
+#   containers/apptainer.sh user WORD...           runs a command in it, as an ordinary user
+#   containers/apptainer.sh remove                 and nothing is left
 #
 # The user's files are in /share, which is $KRAKEN_APPTAINER/share outside; this repository is
-# /source, read-only. What pip needs on this machine lies where it does outside.
+# /source, read-only. What pip needs on this machine lies where it does outside, and so do the
+# folders of $KRAKEN_APPTAINER_LENT (PATH:PATH).
 #
 # Needs root and mmdebstrap, and Debian's address in /etc/apt/sources.list.d/debian.sources.
 # Apptainer is packaged for Debian sid alone; nothing of it is installed on this machine.
@@ -20,7 +21,8 @@ source containers/lend_pip_settings.sh
 say() { printf 'apptainer: %s\n' "$*" >&2; }
 
 install_root() {
-    local sources=/etc/apt/sources.list.d/debian.sources
+    local sources=/etc/apt/sources.list.d/debian.sources packages
+    packages=$(printf ',%s' apptainer squashfs-tools squashfuse fuse3 fuse-overlayfs fakeroot uidmap "$@")
     [ ! -x "$root/usr/bin/apptainer" ] || return 0
     [ -s "$sources" ] || { say "there is no $sources: this machine is no Debian 12"; exit 1; }
     mkdir -p "$lab"
@@ -28,7 +30,7 @@ install_root() {
     awk 'BEGIN { RS = ""; ORS = "\n\n" } !/security/' "$sources" \
         | sed -E 's/^Suites:.*/Suites: sid/' > "$lab/sid.sources"
     mmdebstrap -q --variant=minbase \
-        --include=ca-certificates,apptainer,squashfs-tools,squashfuse,fuse3,fuse-overlayfs,fakeroot,uidmap \
+        --include="ca-certificates$packages" \
         --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Check-Date "false"' \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
         sid "$root" "$lab/sid.sources"
@@ -41,11 +43,10 @@ install_root() {
 }
 
 as_user() {
-    local from to
+    local to
     lend_pip_settings "$lab" > "$lab/lent"
-    while IFS=: read -r from to; do
-        if [ -d "$from" ]; then mkdir -p "$root$to"; else touch "$root$to"; fi
-    done < "$lab/lent"
+    tr ':' '\n' <<< "${KRAKEN_APPTAINER_LENT:-}" | sed -n 's/..*/&:&/p' > "$lab/lent_too"
+    chmod a+x "$root/root"  # the way to what is lent from there
     for to in resolv.conf hosts localtime; do
         [ -e "$root/etc/$to" ] || : > "$root/etc/$to"
     done
@@ -63,7 +64,11 @@ as_user() {
         mount --bind -o ro "$source" "$root/source"
         mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
         mount --bind /etc/hosts "$root/etc/hosts"
-        while IFS=: read -r from to; do mount --bind "$from" "$root$to"; done < "$lab/lent"
+        while IFS=: read -r from to; do
+            mkdir -p "$root${to%/*}"
+            if [ -d "$from" ]; then mkdir -p "$root$to"; else touch "$root$to"; fi
+            mount --bind "$from" "$root$to"
+        done < <(cat "$lab/lent" "$lab/lent_too")
         # The machine may keep FUSE to itself.
         mknod -m 666 "$root/tmp/fuse" c 10 229
         mount --bind "$root/tmp/fuse" "$root/dev/fuse"
@@ -80,7 +85,7 @@ as_user() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case "$command" in
-    install) install_root ;;
+    install) install_root "$@" ;;
     user) as_user "$@" ;;
     remove) rm -rf "$lab" ;;
     *) sed -n 's/^# \{0,1\}//p; /^set/q' "containers/apptainer.sh" >&2; exit 2 ;;

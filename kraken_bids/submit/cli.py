@@ -47,14 +47,16 @@ def _submit(namespace: argparse.Namespace, parser: argparse.ArgumentParser) -> i
         apply_config(namespace, parser, file=namespace.config_file)
     record = _last_record(namespace, parser)
     namespace = with_absolute_paths(namespace)
-    settings, last_settings = _check_levels(namespace)
-    labels, n_problems = ([], 0) if namespace.level == "group" else _participants(settings)
+    settings = _check_levels(namespace)
+    labels, n_problems = (
+        ([], 0) if namespace.level == "group" else _participants(settings["participant"])
+    )
     if record is not None:
         labels = [label for label in labels if label in record.labels]
     if not labels and namespace.level == "participant":
         _log.info("nothing to submit: all participants are done")
         return 0
-    if not labels and record is not None and _is_group_done(last_settings):
+    if not labels and record is not None and _is_group_done(settings["group"]):
         _log.info("nothing to submit: all participants and the group level are done")
         return 0
     submission = plan_submission(namespace, labels, settings=settings, run_id=new_run_id())
@@ -98,21 +100,21 @@ def _is_group_done(settings: Settings) -> bool:
     return is_group_done(settings)
 
 
-def _check_levels(namespace: argparse.Namespace) -> tuple[Settings, Settings]:
-    """Check the options of all levels as their jobs will; the settings of the first and last."""
+def _check_levels(namespace: argparse.Namespace) -> dict[str, Settings]:
+    """Check the options of all levels as their jobs will; their settings by level."""
     from ..arguments import settings_from
     from .submission import fill_resources
 
     parser = make_parser()
     levels = ("participant", "group") if namespace.level == "both" else (namespace.level,)
-    checked = []
+    checked: dict[str, Settings] = {}
     for level in levels:
         options = level_options(namespace, level, parser=parser)
         options.participant_label = namespace.participant_label
         fill_resources(options)
         options.dry_run = level == "group"  # a model that is not at hand is not fetched here
-        checked.append(settings_from(options, parser))
-        if level == "group" and checked[-1].translation.model_dir is None:
+        checked[level] = settings_from(options, parser)
+        if level == "group" and checked[level].translation.model_dir is None:
             name = namespace.model or "krakencoder-2024"
             raise ResourceError(
                 f"the model {name} is not on this machine, and nodes of a cluster often have "
@@ -120,7 +122,7 @@ def _check_levels(namespace: argparse.Namespace) -> tuple[Settings, Settings]:
                 where="--model",
                 fix=f"Run kraken-model fetch {name} first.",
             )
-    return checked[0], checked[-1]
+    return checked
 
 
 def _participants(settings: Settings) -> tuple[list[str], int]:

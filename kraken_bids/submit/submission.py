@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from ..arguments import config_text
 from ..bids.writers import write_json, write_text
 from ..cli import make_parser
 from ..errors import InputError, ResourceError, UsageError
+from ..fetch import RESOURCES_VARIABLE, resource_dirs
 from ..machine import parse_memory
 from ..settings import Settings
 from ..storage import load_json
@@ -102,7 +105,7 @@ def plan_submission(
     namespace: argparse.Namespace,
     labels: Sequence[str],
     *,
-    settings: Settings,
+    settings: Mapping[str, Settings],
     run_id: str,
 ) -> Submission:
     """Lay out the jobs of a call; nothing is written.
@@ -114,7 +117,7 @@ def plan_submission(
     labels
         Participants to submit; may be empty, if the group level is asked for.
     settings
-        Of the participant level, or of the group level where only that is asked for.
+        Of each level asked for, by its name.
     run_id
         Name of the submission's folder.
 
@@ -124,11 +127,12 @@ def plan_submission(
         If options do not fit together.
     """
     scheduler = find_scheduler(namespace.scheduler)
-    folder = settings.output_dir / SUBMIT_DIR / run_id
+    output_dir = next(iter(settings.values())).output_dir
+    folder = output_dir / SUBMIT_DIR / run_id
     if re.search(r"\s", str(folder)):
         raise UsageError(
             "schedulers cannot write logs to a folder with blanks in its name",
-            where=str(settings.output_dir),
+            where=str(output_dir),
             fix="Give an output folder without them.",
         )
     if namespace.container and not namespace.work_dir:
@@ -147,11 +151,11 @@ def plan_submission(
         files["participant.toml"] = config_text(options)
         base = Job(
             name="kraken",
-            command=_command(namespace, "participant", folder, settings=settings),
+            command=_command(namespace, "participant", folder, settings=settings["participant"]),
             request=_participant_request(namespace, options),
             folder=folder,
             at_once=namespace.at_once,
-            prologue=prologue,
+            prologue=(*prologue, *_folders_made(namespace, settings["participant"])),
         )
         arrays, lists = _arrays(base, labels, namespace, scheduler)
         files |= lists
@@ -161,10 +165,10 @@ def plan_submission(
         files["group.toml"] = config_text(options)
         group = Job(
             name="kraken-group",
-            command=_command(namespace, "group", folder, settings=settings),
+            command=_command(namespace, "group", folder, settings=settings["group"]),
             request=_group_request(namespace),
             folder=folder,
-            prologue=prologue,
+            prologue=(*prologue, *_folders_made(namespace, settings["group"])),
         )
     needs_all = namespace.group_if == "all-done"
     files |= {f"{job.name}.sh": participant_script(job, scheduler) for job in arrays}
@@ -289,7 +293,28 @@ def _command(
     binds = [text for path in bound_folders(namespace, settings) for text in ("-B", path)]
     gpu = ["--nv"] if namespace.gpus and _translates(namespace, level) else []
     runtime = (namespace.container_runtime, "run", "--containall", "--cleanenv")
-    return (*runtime, *gpu, *binds, image, *arguments)
+    # Atlases and models are those that this call looked at, then the image's own: what was made
+    # of others would not count as done.
+    kept = os.pathsep.join(map(str, _kept_resources()))
+    resources = ["--env", f"{RESOURCES_VARIABLE}={kept}"] if kept else []
+    return (*runtime, *gpu, *resources, *binds, image, *arguments)
+
+
+def _kept_resources() -> list[Path]:
+    """Folders of atlases and models on this machine."""
+    return [folder for folder in resource_dirs() if folder.is_dir()]
+
+
+def _folders_made(namespace: argparse.Namespace, settings: Settings) -> tuple[str, ...]:
+    """Line of shell that makes, on the node, what a container is given to write to."""
+    if not namespace.container:
+        return ()
+    return (shlex.join(["mkdir", "-p", *map(str, _written_folders(settings))]),)
+
+
+def _written_folders(settings: Settings) -> list[Path]:
+    folders = [settings.output_dir, settings.work_dir, settings.bids_database_dir]
+    return _outermost(folder for folder in folders if folder is not None)
 
 
 def _five_tissue_folder(value: str) -> Path | None:
@@ -314,14 +339,14 @@ def bound_folders(namespace: argparse.Namespace, settings: Settings) -> list[str
         Path(namespace.bids_filter_file).parent if namespace.bids_filter_file else None,
         Path(namespace.use_plugin).parent if namespace.use_plugin else None,
         Path(translation.adaptation).parent if "/" in translation.adaptation else None,
+        *(Path(text[1:]).parent for text in namespace.participant_label if text.startswith("@")),
+        *_kept_resources(),
     ]
-    outputs = [settings.output_dir, settings.work_dir]
-    if settings.bids_database_dir:
-        outputs.append(settings.bids_database_dir)
+    outputs = _written_folders(settings)
     read_only = _outermost(path for path in inputs if path is not None)
     return [
         *(f"{path}:{path}:ro" for path in read_only if path not in outputs),
-        *(f"{path}:{path}" for path in _outermost(outputs)),
+        *(f"{path}:{path}" for path in outputs),
     ]
 
 

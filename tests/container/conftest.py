@@ -14,6 +14,7 @@ import random
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "data" / "golden" / "model"
 TAG = "localhost/kraken-bids-test"
 TOOLS = ("podman", "buildah", "runc", "mmdebstrap")
+#: What a node of a cluster has beside Apptainer; Python for the libraries that ours needs there.
+NODE = ("slurm-wlm", "munge", "python3")
+#: Fast to pack; a published image is worth the time of more.
+PACKING = "-comp zstd -Xcompression-level 1"
 #: Nobody listens there.
 NOWHERE = "http://127.0.0.1:9/"
 RESOURCES = "shen268 coco439 krakencoder-2024"
@@ -160,3 +165,80 @@ def anyone():
         "--user", f"{user}:{user}", "--read-only", "--tmpfs", "/tmp", "--network", "none",
         "--env", "HOME=/nowhere",
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def share(tmp_path_factory):
+    """Folder that the user of Apptainer has as ``/share``."""
+    return tmp_path_factory.mktemp("apptainer") / "share"
+
+
+@pytest.fixture(scope="session")
+def apptainer_environ(share):
+    """Where Apptainer is, and what of this machine is seen there: the tests and their Python."""
+    lent = [ROOT, *python_folders()]
+    return os.environ | {
+        "KRAKEN_APPTAINER": str(share.parent),
+        "KRAKEN_APPTAINER_LENT": os.pathsep.join(map(str, lent)),
+    }
+
+
+def python_folders():
+    """Files and folders without which this Python does not run."""
+    packages = Path(sysconfig.get_path("purelib"))
+    if sys.base_prefix != "/usr":
+        return [Path(sys.base_prefix), packages]
+    return [Path(sys.executable).resolve(), Path(sysconfig.get_path("stdlib")), packages]
+
+
+@pytest.fixture(scope="session")
+def user_words(builder, apptainer_environ, run):
+    """Words before a command that an ordinary user who has Apptainer and Slurm is to run."""
+    script = builder.with_name("apptainer.sh")
+    run(script, "install", *NODE, env=apptainer_environ)
+    yield [str(script), "user"]
+    run(script, "remove", env=apptainer_environ)
+
+
+@pytest.fixture(scope="session")
+def user(user_words, apptainer_environ, run):
+    """Run a command as an ordinary user who has Apptainer; give what it said."""
+    return lambda *words: run(*user_words, *words, env=apptainer_environ)
+
+
+@pytest.fixture(scope="session")
+def build(user):
+    """Build an image with Apptainer, and run its ``%test``; give its path and what was said."""
+
+    def make(name, definition, *options, **arguments):
+        given = [
+            word for pair in arguments.items() for word in ("--build-arg", "{}={}".format(*pair))
+        ]
+        told = user(
+            "env", "--chdir=/source", "apptainer", "build", "--fakeroot", "--mksquashfs-args",
+            PACKING, *options, *given, f"/share/{name}.sif", definition,
+        )  # fmt: skip
+        return f"/share/{name}.sif", told
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sif(build, builder, image, share, run):
+    """Apptainer's image of Docker's, which arrives as an archive."""
+    run(builder, "save", image, share / "image.tar")
+    path, told = build(
+        "docker", "Singularity.def", BOOTSTRAP="docker-archive", IMAGE="/share/image.tar"
+    )
+    (share / "image.tar").unlink()
+    assert "smoke test: passed" in told
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_study(share, user, study, model):
+    """The participants as ``/share/data`` and the model as ``/share/model``."""
+    user("true")
+    for name, source in (("data", study), ("model", model)):
+        shutil.copytree(source, share / name)
+    return share / "data"

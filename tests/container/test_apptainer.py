@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 
 import pytest
 
@@ -13,54 +11,7 @@ from kraken_bids import __version__
 
 pytestmark = pytest.mark.container
 
-#: Fast to pack; a published image is worth the time of more.
-PACKING = "-comp zstd -Xcompression-level 1"
 SHUT = ["--containall", "--cleanenv", "--net", "--network", "none"]
-
-
-@pytest.fixture(scope="session")
-def share(tmp_path_factory):
-    """Folder that the user has as ``/share``."""
-    return tmp_path_factory.mktemp("apptainer") / "share"
-
-
-@pytest.fixture(scope="session")
-def user(share, builder, run):
-    """Run a command as an ordinary user who has Apptainer; give what it said."""
-    script = builder.with_name("apptainer.sh")
-    environment = os.environ | {"KRAKEN_APPTAINER": str(share.parent)}
-    run(script, "install", env=environment)
-    yield lambda *words: run(script, "user", *words, env=environment)
-    run(script, "remove", env=environment)
-
-
-@pytest.fixture(scope="session")
-def build(user, share):
-    """Build an image, and run its ``%test``; give its path and what was said."""
-
-    def make(name, definition, *options, **arguments):
-        given = [
-            word for pair in arguments.items() for word in ("--build-arg", "{}={}".format(*pair))
-        ]
-        told = user(
-            "env", "--chdir=/source", "apptainer", "build", "--fakeroot", "--mksquashfs-args",
-            PACKING, *options, *given, f"/share/{name}.sif", definition,
-        )  # fmt: skip
-        return f"/share/{name}.sif", told
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def sif(build, builder, image, share, run):
-    """Of Docker's image, which arrives as an archive."""
-    run(builder, "save", image, share / "image.tar")
-    path, told = build(
-        "docker", "Singularity.def", BOOTSTRAP="docker-archive", IMAGE="/share/image.tar"
-    )
-    (share / "image.tar").unlink()
-    assert "smoke test: passed" in told
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -89,10 +40,12 @@ def test_labels_and_help_say_what_it_is(user, sif):
     )
 
 
-def test_both_levels_without_network_or_home(user, sif, share, study, model):
-    """As the README says, and what kraken-submit writes into its jobs."""
-    for name, source in (("data", study), ("model", model)):
-        shutil.copytree(source, share / name)
+def test_image_tests_itself(user, sif):
+    assert "smoke test: passed" in user("apptainer", "test", "--containall", "--cleanenv", sif)
+
+
+def test_both_levels_without_network_or_home(user, sif, share, shared_study):
+    """As the README says."""
     user("mkdir", "/share/out", "/share/work")
     binds = ["data:/data:ro", "model:/model:ro", "out:/out", "work:/scratch"]
     command = [

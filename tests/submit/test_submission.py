@@ -184,6 +184,33 @@ def test_container_is_given_the_folders_that_it_needs(
     assert f" -B {tmp_path}/work:{tmp_path}/work " in command
 
 
+def test_container_has_the_atlases_and_models_of_the_machine_that_is_submitted_from(
+    submit, scheduler, out, held_model, tmp_path, monkeypatch
+):
+    """Else the group level would miss its model, and what is done would not be known as done."""
+    kept, none = tmp_path / "kept", tmp_path / "none"
+    kept.mkdir()
+    monkeypatch.setenv("KRAKEN_BIDS_RESOURCES", f"{kept}:{none}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(none))
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "first.txt").write_text("01\n02\n")
+    submit(
+        "--container", "kraken.sif", "--model", held_model, "--participant-label",
+        f"@{lists}/first.txt", level="both",
+    )  # fmt: skip
+    files = written_files(out)
+    assert files["kraken.txt"] == "01\n02\n"
+    for name in ("kraken.sh", "kraken-group.sh"):
+        command = files[name].splitlines()[-1]
+        assert f" --env KRAKEN_BIDS_RESOURCES={kept} -B " in command
+        assert f" -B {kept}:{kept}:ro " in command
+        assert f"\nmkdir -p {out} {tmp_path}/work\n" in files[name]
+    assert f" -B {held_model}:{held_model}:ro " in files["kraken-group.sh"]
+    assert f" -B {lists}:{lists}:ro " in files["kraken-group.sh"]
+    assert f" -B {held_model}" not in files["kraken.sh"]
+
+
 def test_input_problem_of_one_participant_is_told_and_the_others_are_submitted(
     submit, scheduler, out, cohort
 ):
