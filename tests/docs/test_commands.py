@@ -27,7 +27,9 @@ from kraken_bids.model_commands import cli as model_cli
 from kraken_bids.submit import cli as submit_cli
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (
+    ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "containers" / "README.md",
+)  # fmt: skip
 
 #: Commands that another test runs, with other paths.
 RUN_ELSEWHERE = {
@@ -57,7 +59,27 @@ RUN_ELSEWHERE = {
     "apptainer run --containall --cleanenv -B DATA:/data:ro -B RESULTS:/out -B WORK:/scratch"
     " kraken-bids.sif /data /out participant -w /scratch":
         "tests/container/test_apptainer.py::test_both_levels_without_network_or_home",
+    "containers/build.sh build localhost/kraken-bids":
+        "tests/container/test_image.py::test_image_is_small",
+    "containers/build.sh save localhost/kraken-bids kraken-bids.tar":
+        "tests/container/test_apptainer.py::test_labels_and_help_say_what_it_is",
+    "apptainer build --build-arg BOOTSTRAP=docker-archive --build-arg IMAGE=kraken-bids.tar"
+    " kraken-bids.sif Singularity.def":
+        "tests/container/test_apptainer.py::test_labels_and_help_say_what_it_is",
+    "apptainer build --fakeroot kraken-bids.sif containers/scratch.def":
+        "tests/container/test_apptainer.py::test_image_from_scratch_is_the_same",
+    "docker run --rm --read-only --tmpfs /tmp --network none --user 12345:12345"
+    " --entrypoint /opt/kraken-bids/smoke_test.sh kraken-bids --full":
+        "tests/container/test_image.py::test_smoke_test_passes",
+    "apptainer test --containall --cleanenv kraken-bids.sif":
+        "tests/container/test_apptainer.py::test_image_tests_itself",
+    "python containers/boutiques.py --image kraken-bids > boutiques.json":
+        "tests/container/test_boutiques.py::test_descriptor_is_valid",
+    "bosh exec launch boutiques.json values.json --no-pull":
+        "tests/container/test_image.py::test_boutiques_runs_the_image",
 }  # fmt: skip
+#: Why those of BABS are not run: tests/test_babs.py holds its configuration to our options.
+BABS = "DataLad and git-annex, and half an hour of a cluster, are not for every check"
 #: Commands that no test runs, and why.
 NOT_RUN = {
     "git clone ADDRESS-OF-THIS-REPOSITORY kraken-bids": "tests run in a clone",
@@ -66,7 +88,17 @@ NOT_RUN = {
     "scripts/demo": "ten minutes; its steps are those of tests/app, and its set-up is tested in "
     "tests/test_scripts.py",
     "scripts/test": "runs this test",
-}
+    "datalad create kraken-ds": BABS,
+    "cd kraken-ds && datalad containers-add kraken-bids-0-1-0 --url /path/to/kraken-bids.sif"
+    " && cd ..": BABS,
+    'babs init --container-ds "$PWD/kraken-ds" --container-name kraken-bids-0-1-0'
+    ' --container-config "$PWD/babs_kraken-bids.yaml" --processing-level subject --queue slurm'
+    ' "$PWD/project"': BABS,
+    'babs check-setup "$PWD/project" --job-test': BABS,
+    'babs submit "$PWD/project"': BABS,
+    'babs status "$PWD/project"': BABS,
+    'babs merge "$PWD/project"': BABS,
+}  # fmt: skip
 
 
 def read_commands(file, language="bash"):
