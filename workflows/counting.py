@@ -16,10 +16,10 @@ from kraken_bids.settings import StructuralOptions
 
 #: Memory of one read of five million streamlines: their ends in three atlases, and label images.
 ASSIGN_GB = 0.8
-#: SIFT2 keeps the FODs and, of each streamline, the fibres that it runs along. Measured with a real
-#: series: 0.07 and 0.42 GB at 4 and 2 mm, and 0.5 and 0.3 GB a million streamlines (of 10,000 and
-#: 50,000). FODs of 1.25 mm have four times the voxels of 2 mm: taken to be 1.7 GB, which is within
-#: the sum for the numbers of streamlines that such data are tracked with.
+#: SIFT2 keeps the FODs and, of each streamline, the fibres that it runs along. Measured with a
+#: real series: 0.07 and 0.42 GB at 4 and 2 mm, and 0.5 and 0.3 GB a million streamlines (of
+#: 10,000 and 50,000). FODs of 1.25 mm have four times the voxels of 2 mm: taken to be 1.7 GB,
+#: within the sum for the numbers of streamlines that such data are tracked with.
 SIFT2_GB, SIFT2_GB_A_MILLION = 1.5, 0.8
 
 
