@@ -104,8 +104,11 @@ def context(tmp_path_factory, study):
         card.write_text(json.dumps(row), "utf-8")
     table = folder / "kraken_bids" / "data" / "models.json"
     rows = json.loads(table.read_text("utf-8"))
-    for name in ("mini.pt", "mini_ioxfm.npy"):
-        rows["files"][name] = {"mirrors": []} | stand_in(GOLDEN / name, kit / name)
+    sources = {name: GOLDEN / name for name in ("mini.pt", "mini_ioxfm.npy")}
+    # fetched with the model, and not opened
+    sources |= {name: GOLDEN / "mini_ioxfm.npy" for name in rows["files"] if "regtarget" in name}
+    for name, source in sources.items():
+        rows["files"][name] = {"mirrors": []} | stand_in(source, kit / name)
         del rows["files"][name]["name"]
     rows["models"]["krakencoder-2024"] |= {
         "checkpoints": ["mini.pt"],

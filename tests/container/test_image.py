@@ -92,12 +92,15 @@ def test_smoke_test_passes(podman, image, anyone):
 
 
 def test_resources_are_in_the_image(podman, image, anyone):
-    """The model as a bundle, without what it was made of; atlases under their published names."""
+    """The model as a bundle, without what it was made of; all else under its published name."""
     told = podman(*anyone, "--entrypoint", "kraken-model", image, "describe", "krakencoder-2024")
     assert "latent" in told
     listed = podman(*anyone, "--entrypoint", "ls", image, "/opt/kraken-bids/resources")
     assert sorted(listed.split()) == [
         "cocommpsuit439_allsubj_mode.nii.gz", "cocommpsuit439_dil1_allsubj_mode.nii.gz",
+        "kraken_regtarget_FCpcorr_coco439_hpf_HCPYA710train.mat",
+        "kraken_regtarget_FCpcorr_fs86_hpf_HCPYA710train.mat",
+        "kraken_regtarget_FCpcorr_shen268_hpf_HCPYA710train.mat",
         "krakencoder-2024", "shen268_MNI1mm_dil1.nii.gz",
     ]  # fmt: skip
 
