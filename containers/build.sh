@@ -88,9 +88,15 @@ save_base() {
 }
 
 remove() {
+    local kept attempt
     [ $# -eq 0 ] || podman rmi -f "$@" >/dev/null
-    podman images -aq --filter label=kraken-bids.build --filter dangling=true | sort -u \
-        | xargs -r podman rmi -f >/dev/null
+    # An image takes its untagged parents along, which the same call then does not find.
+    for attempt in 1 2 3 4; do
+        kept=$(podman images -aq --filter label=kraken-bids.build --filter dangling=true | sort -u)
+        [ -n "$kept" ] || break
+        [ "$attempt" -lt 4 ] || { say "not removed: $kept"; exit 1; }
+        xargs podman rmi -f <<< "$kept" >/dev/null 2>&1 || true
+    done
     ! podman image exists "$stand_in" || podman rmi -f "$stand_in" >/dev/null
 }
 
