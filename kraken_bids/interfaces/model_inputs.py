@@ -71,17 +71,10 @@ def load_fitted(file: Path, bundle: Any, means: Any | None = None) -> dict[str, 
     ResourceError
         If the file is none.
     """
-    from ..model.adaptation_file import load_adaptations, load_provenance
+    from ..model.adaptation_file import load_adaptations_for
     from ..model.translation import adaptation_key
 
-    adaptations = load_adaptations(file)
-    fitted_for = load_provenance(file).get("model_sha256", bundle.sha256)
-    if fitted_for != bundle.sha256:
-        raise ModelError(
-            f"was fitted for another model than '{bundle.name}' (SHA-256 {fitted_for[:12]}…)",
-            where=str(file),
-            fix="Fit it again with this model, or give the model that it was fitted for.",
-        )
+    adaptations = load_adaptations_for(file, bundle)
     if means is None:
         return adaptations
     wanted = [

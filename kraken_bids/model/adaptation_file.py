@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..connectome.adaptation import Adaptation, resolve_mode
-from ..errors import ResourceError, UsageError
+from ..errors import ModelError, ResourceError, UsageError
 from ..storage import atomic_path, parse_json
+from .bundle import Bundle
 
 _NUMBERS = ("mode", "slope", "intercept", "r_squared", "n_participants")
 _FIT_AGAIN = "Fit the adaptation again: run the group level."
@@ -91,6 +92,27 @@ def load_adaptations(path: Path) -> dict[str, Adaptation]:
 def load_provenance(path: Path) -> dict[str, Any]:
     """Read what `save_adaptations` was given as provenance."""
     return dict(_read(path)[0].get("provenance", {}))
+
+
+def load_adaptations_for(path: Path, bundle: Bundle) -> dict[str, Adaptation]:
+    """Read adaptations that are to be applied with a model.
+
+    Raises
+    ------
+    ModelError
+        If they were fitted for another one.
+    ResourceError
+        If the file is none.
+    """
+    adaptations = load_adaptations(path)
+    fitted_for = load_provenance(path).get("model_sha256", bundle.sha256)
+    if fitted_for != bundle.sha256:
+        raise ModelError(
+            f"was fitted for another model than '{bundle.name}' (SHA-256 {fitted_for[:12]}…)",
+            where=str(path),
+            fix="Fit it again with this model, or give the model that it was fitted for.",
+        )
+    return adaptations
 
 
 def lambda_provenance(

@@ -9,9 +9,9 @@ from typing import Any
 
 from ..flavors import Flavor
 from .bundle import Bundle
+from .bundle_config import layer_rows
 from .card import is_normalised
 from .checkpoint import Checkpoint
-from .layers import Layer
 from .transforms import PER_EDGE_MEAN, TRANSFORMS
 
 
@@ -85,13 +85,15 @@ def describe_checkpoint(checkpoint: Checkpoint, *, sha256: str) -> dict[str, Any
             "transform": "none" if checkpoint.is_untransformed else None,
             "group": coders.group,
             "is_adversarial": coders.is_adversarial,
-            "encoder": _rows(coders.encoder),
-            "decoder": _rows(coders.decoder),
+            "encoder": layer_rows(coders.encoder),
+            "decoder": layer_rows(coders.decoder),
         }
         for flavor, coders in checkpoint.coders.items()
     }
-    intergroup = {key: _rows(layers) for key, layers in checkpoint.intergroup.items()}
-    chains = [_rows(half) for c in checkpoint.coders.values() for half in (c.encoder, c.decoder)]
+    intergroup = {key: layer_rows(layers) for key, layers in checkpoint.intergroup.items()}
+    chains = [
+        layer_rows(half) for c in checkpoint.coders.values() for half in (c.encoder, c.decoder)
+    ]
     return {
         "kind": "checkpoint",
         "name": checkpoint.file.name,
@@ -106,18 +108,6 @@ def describe_checkpoint(checkpoint: Checkpoint, *, sha256: str) -> dict[str, Any
         "sha256": sha256,
         "provenance": dict(checkpoint.facts),
     }
-
-
-def _rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    return [
-        {
-            "n_in": layer.n_in,
-            "n_out": layer.n_out,
-            "bias": layer.bias is not None,
-            "activations": list(layer.activations),
-        }
-        for layer in layers
-    ]
 
 
 def _flavor_facts(flavor: str, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from ..bids.cohort import read_sites
 from ..connectome.adaptation import ADAPTATIONS, Adaptation, resolve_mode
-from ..errors import InputError, KrakenBIDSError, ModelError, UsageError, suggest
+from ..errors import InputError, KrakenBIDSError, UsageError, suggest
 from ..formats.inputs import MatchedInputs
 from ..formats.outputs import OutputFacts
 from ..formats.reading.matching import match_inputs, select_participants
 from ..formats.reading.naming import is_latent_name
 from ..formats.reading.opening import open_inputs
 from ..formats.writing.opening import check_output
-from ..model.adaptation_file import load_adaptations, load_provenance
+from ..model.adaptation_file import load_adaptations_for
 from ..model.bundle import Bundle
 from ..model.cohort_fit import FitSample, plan_fit
 from ..model.cohort_reading import CohortReader
@@ -532,14 +532,7 @@ def _load_fits(
     sites: tuple[str, ...],
 ) -> dict[str, Adaptation]:
     """Read fitted adaptations and hold them against model and cohort."""
-    fits = load_adaptations(file)
-    fitted_for = load_provenance(file).get("model_sha256", bundle.sha256)
-    if fitted_for != bundle.sha256:
-        raise ModelError(
-            f"was fitted for another model than '{bundle.name}' (SHA-256 {fitted_for[:12]}…)",
-            where=str(file),
-            fix="Fit it again with this model, or give the model that it was fitted for.",
-        )
+    fits = load_adaptations_for(file, bundle)
     labels = np.array(sites)
     needed = [
         adaptation_key(flavor, site)
