@@ -12,22 +12,8 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, UsageError, suggest
 from .canvas import Drawing, save_png
-from .cohort_figures import MEASURES, draw_adaptation, draw_identification
 from .functional_figure import draw_functional_qc
-from .matrices import Pair, draw_connectomes, draw_predictions
 from .quality_figures import draw_structural_qc
-from .raster import Raster
-
-__all__ = [
-    "FIGURES",
-    "draw_adaptation",
-    "draw_connectomes",
-    "draw_figure",
-    "draw_functional_qc",
-    "draw_identification",
-    "draw_predictions",
-    "draw_structural_qc",
-]
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -70,40 +56,8 @@ def draw_figure(kind: str, arrays_file: Path, out_file: Path) -> int:
         ) from error
 
 
-def _predictions(arrays: Arrays) -> Raster:
-    """Arrays ``<flavor>__measured`` and ``<flavor>__predicted``."""
-    flavors = [key.removesuffix("__measured") for key in arrays if key.endswith("__measured")]
-    source = str(arrays.get("source", ""))
-    return draw_predictions([
-        Pair(name, arrays[f"{name}__measured"], arrays[f"{name}__predicted"], source)
-        for name in flavors
-    ])
-
-
-def _identification(arrays: Arrays) -> Drawing:
-    """Arrays named as the columns of the table of prediction quality, one value a row."""
-    columns = ["source", "target", *(key for row in MEASURES for key in (row[0], row[2]) if key)]
-    columns = [column for column in columns if column in arrays]
-    rows = zip(*(arrays[column].tolist() for column in columns), strict=True)
-    return draw_identification([dict(zip(columns, row, strict=True)) for row in rows])
-
-
-def _adaptation(arrays: Arrays) -> Drawing:
-    """Arrays ``<flavor>__before``, ``<flavor>__after`` and ``<flavor>__training``."""
-    flavors = [key.removesuffix("__before") for key in arrays if key.endswith("__before")]
-    means = {
-        name: (arrays[f"{name}__before"], arrays[f"{name}__after"], arrays[f"{name}__training"])
-        for name in flavors
-    }
-    return draw_adaptation(means)
-
-
-#: Every kind of figure by name: from arrays to a drawing.
-FIGURES: dict[str, Callable[[Arrays], Drawing | Raster]] = {
-    "connectomes": draw_connectomes,
+#: Kinds of figures that a step leaves arrays for, by name: from arrays to a drawing.
+FIGURES: dict[str, Callable[[Arrays], Drawing]] = {
     "functional_qc": draw_functional_qc,
     "structural_qc": draw_structural_qc,
-    "predictions": _predictions,
-    "identification": _identification,
-    "adaptation": _adaptation,
 }

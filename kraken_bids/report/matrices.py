@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Heat maps of connectomes, alone and measured beside predicted."""
+"""Heat maps of measured connectomes beside predicted ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,40 +15,8 @@ from .canvas import MAX_BYTES, require
 from .matrix_sheet import MatrixSheet, connectome_scale
 from .raster import Raster
 
-#: Side of a heat map in inches, alone and in a pair, which is as wide as a phone.
-_SIDE_IN, _PAIR_SIDE_IN = 2.6, 1.95
-#: Height of a title, and of one of two lines.
-_TITLE_IN, _TWO_LINES_IN = 0.3, 0.44
-_N_COLUMNS = 3
-
-
-def draw_connectomes(matrices: Mapping[str, NDArray[np.floating]]) -> Raster:
-    """Draw a grid of connectomes, each with its own colour bar and units.
-
-    Parameters
-    ----------
-    matrices
-        (R, R) by flavor name; NaN where a region is missing (grey), structural ones on a
-        logarithmic scale with zero in white.
-
-    Raises
-    ------
-    UsageError
-        If there is no matrix, or a name is not that of a flavor.
-    """
-    require(matrices, "connectome")
-    columns = min(_N_COLUMNS, len(matrices))
-    sheet = MatrixSheet(
-        -(-len(matrices) // columns), columns, side_in=_SIDE_IN, title_in=_TITLE_IN, of_rows=True
-    )
-    for position, (name, matrix) in enumerate(matrices.items()):
-        row, column = divmod(position, columns)
-        flavor = Flavor.parse(name)
-        scale = connectome_scale(flavor, [matrix])
-        sheet.put(row, column, matrix, scale, flavor.atlas)
-        sheet.title(row, column, name)
-        sheet.bar(row, column, scale)
-    return sheet.drawing(MAX_BYTES)
+#: Side of a heat map in inches: a pair is as wide as a phone. Height of a title of two lines.
+_SIDE_IN, _TITLE_IN = 1.95, 0.44
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +58,7 @@ def draw_predictions(pairs: Sequence[Pair]) -> Raster:
         If there is no pair.
     """
     require(pairs, "prediction")
-    sheet = MatrixSheet(len(pairs), 2, side_in=_PAIR_SIDE_IN, title_in=_TWO_LINES_IN, of_rows=True)
+    sheet = MatrixSheet(len(pairs), 2, side_in=_SIDE_IN, title_in=_TITLE_IN, of_rows=True)
     for row, pair in enumerate(pairs):
         flavor, matrices = Flavor.parse(pair.name), [pair.measured, pair.predicted]
         scale = connectome_scale(flavor, matrices)

@@ -22,9 +22,14 @@ def dataset_dir(tmp_path):
 
 def test_a_figure_is_drawn_into_the_nodes_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    np.savez(tmp_path / "arrays.npz", FCcorr_fs86_hpf=np.eye(86))
-    result = DrawFigure(kind="connectomes", in_file=str(tmp_path / "arrays.npz")).run()
-    assert result.outputs.out_file == str(tmp_path / "connectomes.png")
+    line = np.linspace(0, 0.4, 50)
+    np.savez(
+        tmp_path / "arrays.npz", repetition_time_s=2.0, framewise_displacement_mm=line, dvars=line,
+        global_signal=line, is_outlier=line > 0.3, series=np.outer(line, np.arange(86)),
+    )  # fmt: skip
+    result = DrawFigure(kind="functional_qc", in_file=str(tmp_path / "arrays.npz")).run()
+    assert result.outputs.out_file == str(tmp_path / "functional_qc.png")
+    assert (tmp_path / "functional_qc.png").stat().st_size > 1000
 
 
 def test_pages_are_written_into_the_data_set(dataset_dir, tmp_path, monkeypatch):

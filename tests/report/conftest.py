@@ -14,7 +14,8 @@ from kraken_bids.bids.names import output_path
 from kraken_bids.bids.writers import write_connectome, write_json, write_table
 from kraken_bids.flavors import Flavor
 from kraken_bids.report.canvas import save_png
-from kraken_bids.report.figures import draw_functional_qc, draw_structural_qc
+from kraken_bids.report.functional_figure import draw_functional_qc
+from kraken_bids.report.quality_figures import draw_structural_qc
 
 MEASURED = (
     "FCcorr_fs86_hpf",

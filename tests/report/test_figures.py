@@ -13,19 +13,13 @@ from kraken_bids.atlases import load_atlas
 from kraken_bids.errors import InputError, UsageError
 from kraken_bids.flavors import CORE_FLAVORS
 from kraken_bids.report.canvas import MAX_BYTES, encode_png
-from kraken_bids.report.figures import (
-    FIGURES,
-    draw_adaptation,
-    draw_connectomes,
-    draw_figure,
-    draw_functional_qc,
-    draw_identification,
-    draw_predictions,
-    draw_structural_qc,
-)
-from kraken_bids.report.matrices import edge_correlation
+from kraken_bids.report.cohort_figures import draw_adaptation, draw_identification
+from kraken_bids.report.connectome_panels import draw_functional_panel, draw_structural_panel
+from kraken_bids.report.figures import FIGURES, draw_figure
+from kraken_bids.report.functional_figure import draw_functional_qc
+from kraken_bids.report.matrices import draw_predictions, edge_correlation
 from kraken_bids.report.matrix_sheet import hemisphere_order
-from kraken_bids.report.quality_figures import to_ras
+from kraken_bids.report.quality_figures import draw_structural_qc, to_ras
 
 
 def noise(rng, n_regions):
@@ -38,17 +32,23 @@ def pixels(content):
         return np.asarray(image.convert("RGB"))
 
 
-@pytest.mark.parametrize("kinds", [("FCcorr", "hpf"), ("SCifod2act", "volnorm")], ids=["FC", "SC"])
-def test_even_noise_of_439_regions_stays_small(rng, kinds):
-    name = f"{kinds[0]}_coco439_{kinds[1]}"
-    assert 1000 < len(encode_png(draw_connectomes({name: noise(rng, 439)}))) <= MAX_BYTES
+@pytest.mark.parametrize(
+    ("draw", "name"),
+    [
+        (draw_functional_panel, "FCcorr_coco439_hpf"),
+        (draw_structural_panel, "SCifod2act_coco439_volnorm"),
+    ],
+    ids=["FC", "SC"],
+)
+def test_even_noise_of_439_regions_stays_small(rng, draw, name):
+    assert 1000 < len(encode_png(draw({name: noise(rng, 439)}))) <= MAX_BYTES
 
 
 def test_missing_regions_are_grey(rng):
     matrix = noise(rng, 86)
-    whole = encode_png(draw_connectomes({"FCcorr_fs86_hpf": matrix}))
+    whole = encode_png(draw_functional_panel({"FCcorr_fs86_hpf": matrix}))
     matrix[40:50], matrix[:, 40:50] = np.nan, np.nan
-    holed = encode_png(draw_connectomes({"FCcorr_fs86_hpf": matrix}))
+    holed = encode_png(draw_functional_panel({"FCcorr_fs86_hpf": matrix}))
 
     def share_of_grey(content):
         colours = pixels(content).astype(int)
@@ -63,14 +63,18 @@ def test_missing_regions_are_grey(rng):
     [np.zeros((86, 86)), np.full((86, 86), np.nan), np.eye(86)],
     ids=["zero", "all missing", "diagonal"],
 )
-@pytest.mark.parametrize("name", ["FCcorr_fs86_hpf", "SCsdstream_fs86_count"])
-def test_matrices_without_edges_are_drawn(name, matrix):
-    assert len(encode_png(draw_connectomes({name: matrix}))) > 1000
+@pytest.mark.parametrize(
+    ("draw", "name"),
+    [(draw_functional_panel, "FCcorr_fs86_hpf"), (draw_structural_panel, "SCsdstream_fs86_count")],
+    ids=["FC", "SC"],
+)
+def test_matrices_without_edges_are_drawn(draw, name, matrix):
+    assert len(encode_png(draw({name: matrix}))) > 1000
 
 
 def test_an_unknown_atlas_is_drawn_without_groups(rng):
     assert hemisphere_order("mine", 20)[1] == []
-    assert len(encode_png(draw_connectomes({"FCcorr_mine_hpf": noise(rng, 20)}))) > 1000
+    assert len(encode_png(draw_functional_panel({"FCcorr_mine_hpf": noise(rng, 20)}))) > 1000
 
 
 @pytest.mark.parametrize(
@@ -92,8 +96,9 @@ def test_regions_are_grouped_by_hemisphere_without_gaps(atlas, n_regions, names)
 
 
 def test_no_matrix_is_refused():
-    with pytest.raises(UsageError, match="no connectome to draw"):
-        draw_connectomes({})
+    for draw in (draw_functional_panel, draw_structural_panel):
+        with pytest.raises(UsageError, match=r"no .* connectome to draw"):
+            draw({})
     with pytest.raises(UsageError, match="no prediction to draw"):
         draw_predictions([])
 
@@ -151,17 +156,7 @@ def test_cohort_figures_are_small(rng):
 
 
 def test_every_kind_of_figure_is_drawn_from_a_file(fake, rng, tmp_path):
-    matrix = noise(rng, 86)
-    arrays = {
-        "connectomes": {"FCcorr_fs86_hpf": matrix},
-        "functional_qc": fake.make_traces(rng),
-        "structural_qc": fake.make_overview(rng),
-        "predictions": {"FCcorr_fs86_hpf__measured": matrix, "FCcorr_fs86_hpf__predicted": matrix},
-        "identification": {"source": np.array(["fusion"]), "target": np.array(["FCcorr_fs86_hpf"]),
-                           "top1": np.array([0.5]), "top1_chance": np.array([0.1])},
-        "adaptation": {f"FCcorr_fs86_hpf__{key}": rng.random(50)
-                       for key in ("before", "after", "training")},
-    }  # fmt: skip
+    arrays = {"functional_qc": fake.make_traces(rng), "structural_qc": fake.make_overview(rng)}
     assert set(arrays) == set(FIGURES)
     for kind, content in arrays.items():
         np.savez(tmp_path / "arrays.npz", **content)
@@ -171,9 +166,9 @@ def test_every_kind_of_figure_is_drawn_from_a_file(fake, rng, tmp_path):
 
 def test_figure_problems_say_what_and_where(tmp_path):
     with pytest.raises(
-        UsageError, match=r"figure 'adaption' is unknown\. Did you mean 'adaptation'"
+        UsageError, match=r"figure 'functional' is unknown\. Did you mean 'functional_qc'"
     ):
-        draw_figure("adaption", tmp_path / "x.npz", tmp_path / "x.png")
+        draw_figure("functional", tmp_path / "x.npz", tmp_path / "x.png")
     np.savez(tmp_path / "traces.npz", dvars=np.zeros(3))
     with pytest.raises(InputError, match=r"cannot be drawn .*'series'.*traces.npz"):
         draw_figure("functional_qc", tmp_path / "traces.npz", tmp_path / "x.png")

@@ -12,7 +12,7 @@ import pytest
 from kraken_bids.atlases import load_atlas
 from kraken_bids.plan import ReadyConnectome, SeriesRun, SeriesTable
 from kraken_bids.report.canvas import save_png
-from kraken_bids.report.figures import draw_functional_qc
+from kraken_bids.report.functional_figure import draw_functional_qc
 from kraken_bids.settings import FunctionalOptions
 from kraken_bids.workflows.ready import init_given_wf, init_series_wf
 from tests.bids.test_ready_series import write_series
