@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from training import Replay, cpu_s, parse_way
+from training import Replay, parse_way, timed_s
 
 from kraken_bids.model.evaluation import evaluate_connectomes
 from kraken_bids.model.training.losses import parse_loss
@@ -118,7 +118,7 @@ def train(cohort: Cohort, text: str, arguments: argparse.Namespace) -> tuple[Net
     options = replace(options, n_components=arguments.components).resolved()
     if name == "replay":
         replay = Replay(cohort.train, cohort.watched, options)
-        seconds = cpu_s(
+        seconds = timed_s(
             lambda: [replay.epoch(epoch, diagnostics=False) for epoch in range(options.epochs)]
         )
         return replay.network(), seconds
@@ -126,7 +126,7 @@ def train(cohort: Cohort, text: str, arguments: argparse.Namespace) -> tuple[Net
     network = Network.initial(sizes, ["all"] * len(cohort.train), options, "cpu")
     loss = parse_loss(options.loss)
     epochs = EPOCHS[options.schedule]
-    seconds = cpu_s(
+    seconds = timed_s(
         lambda: [epochs(network, cohort.train, loss, epoch) for epoch in range(options.epochs)]
     )
     return network, seconds

@@ -201,14 +201,20 @@ def prepare(arguments: argparse.Namespace, stack: ExitStack, *, is_written: bool
     return setup
 
 
+def check_nprocs(asked: int | None) -> None:
+    """Refuse a number of threads below 1."""
+    if asked is not None and asked < 1:
+        raise UsageError(
+            f"{asked} threads cannot compute", where="--nprocs", fix="Give 1 or more."
+        )
+
+
 def _check_options(arguments: argparse.Namespace, problems: ProblemList) -> None:
     """Refuse options that would do something else than what was meant."""
     with problems.gathering():
         parse_device(arguments.device)
-    if arguments.nprocs is not None and arguments.nprocs < 1:
-        problems.add([UsageError(
-            f"{arguments.nprocs} threads cannot compute", where="--nprocs", fix="Give 1 or more."
-        )])  # fmt: skip
+    with problems.gathering():
+        check_nprocs(arguments.nprocs)
     if not arguments.fusion:
         problems.add(
             UsageError("there is no fusion", where=option, fix="Add '--fusion fusion=all'.")

@@ -89,6 +89,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_records(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, or cuda[:n] (default: auto)")
     parser.add_argument(
+        "--nprocs", type=int, metavar="N",
+        help="threads, which change nothing in the model; steps of the joint schedule use up to 2 "
+        "(default: the cores that are there)",
+    )  # fmt: skip
+    parser.add_argument(
         "--precision", choices=PRECISIONS, default=Default.precision,
         help="of products of layers while training (joint schedule); bfloat16 is mixed precision, "
         f"for GPUs (default: {Default.precision})",
@@ -159,11 +164,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry out ``train``."""
     from dataclasses import replace
 
+    from ..machine import available_cores
     from ..model.krakencoder import resolve_device
     from ..model.training import Records, Scratch, train_krakencoder
     from ..model.training.cohort_checks import check_precision, check_target_options
     from ..model.training.records import SPLIT_NAME, write_split
     from ..model.typical import note_typical
+    from .prediction_setup import check_nprocs
     from .training_figures import draw_records
     from .training_setup import make_split, open_cohort, read_cohort, read_tables
     from .training_target import open_target
@@ -182,6 +189,8 @@ def run(arguments: argparse.Namespace) -> int:
     with problems.gathering():
         device = resolve_device(arguments.device)
         check_precision(options, device)
+    with problems.gathering():
+        check_nprocs(arguments.nprocs)
     tables = read_tables(arguments, problems)
     folder = arguments.records or arguments.output.with_name(f"{arguments.output.name}-training")
     if folder == arguments.output:
@@ -207,6 +216,7 @@ def run(arguments: argparse.Namespace) -> int:
         records=Records(folder, arguments.checkpoint_every, arguments.resume),
         scratch=scratch,
         device=device,
+        n_threads=arguments.nprocs or available_cores(),
         progress=_Progress(options.epochs),
     )
     watched = split.validation

@@ -15,6 +15,7 @@ from .coders import Buffers, Coders, Dropout, drop, unit_rows
 from .losses import Loss
 from .options import TrainingOptions
 from .products import Products, Rows, linear_products, predicted_products
+from .side_by_side import SideBySide
 
 
 @dataclass(eq=False)
@@ -39,6 +40,8 @@ class Network:
         With the schedule's defaults.
     buffers
         For what a step makes and the next one does not need.
+    side_by_side
+        Runs parts of a step.
     """
 
     names: tuple[str, ...]
@@ -50,6 +53,7 @@ class Network:
     group_names: tuple[str, ...]
     options: TrainingOptions
     buffers: Buffers
+    side_by_side: SideBySide
 
     @classmethod
     def initial(
@@ -58,8 +62,10 @@ class Network:
         groups: Sequence[str],
         options: TrainingOptions,
         device: str,
+        *,
+        n_threads: int = 1,
     ) -> Network:
-        """Draw first weights; the seed alone decides them."""
+        """Draw first weights; the seed alone decides them, whatever the number of threads."""
         generator = torch.Generator().manual_seed(options.seed)
         names, counts = tuple(n_features), list(n_features.values())
         latents = [options.latent_size] * len(names)
@@ -87,6 +93,7 @@ class Network:
             group_names=group_names,
             options=options,
             buffers=Buffers(device),
+            side_by_side=SideBySide(n_threads if device == "cpu" else 1),
         )
 
     @property

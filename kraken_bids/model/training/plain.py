@@ -8,24 +8,18 @@ hidden layers, transforms between groups, or other losses go the general way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .coders import NO_LENGTH, Buffers, Coders, Dropout, layer_views
-from .gradients import Gradients, Term, weighted_sum
-from .losses import Loss
-from .products import (
-    Products,
-    Rows,
-    arranged,
-    linear_backward,
-    linear_forward,
-    number,
-    square_sums,
-)
+from .gradients import Gradients, weighted_sum
+from .plain_outputs import Kept, PlainModel, PlainOutputs, scaled
+from .products import Products, Rows, number, square_sums
+from .side_by_side import N_PARTS, SideBySide, cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,67 +41,6 @@ class Step:
     between: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """What dropout leaves in a step.
-
-    Parameters
-    ----------
-    latents, outputs
-        1 for values of latents and of predictions that are kept, 0 for others; None if all are.
-    latent_scale, output_scale
-        What values are multiplied by, so that dropout keeps their mean.
-    """
-
-    latents: Tensor | None
-    outputs: Tensor | None
-    latent_scale: float
-    output_scale: float
-
-
-@dataclass(frozen=True)
-class Shares:
-    """How the terms are summed.
-
-    Parameters
-    ----------
-    output, latent
-        Factors of each pair's and of each source's terms.
-    between
-        Factor of ``Σ_{i≠k} Σ (z_i - z_k)²``, summed over values; 0 leaves it out.
-    """
-
-    output: float = 1.0
-    latent: float = 1.0
-    between: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class PlainModel:
-    """What all steps share.
-
-    Parameters
-    ----------
-    loss
-        Its terms are closed (`losses.Loss.is_closed`).
-    shares
-        How terms are summed.
-    dropout, output_dropout
-        Shares of values dropped behind the encoders and behind the decoders.
-    normalize
-        Whether latents are brought to length 1.
-    is_joint
-        Whether each source is decoded to each target; else each to the target of its place.
-    """
-
-    loss: Loss
-    shares: Shares
-    dropout: float
-    output_dropout: float
-    normalize: bool
-    is_joint: bool
-
-
 class PlainSteps:
     """Steps of a linear model on batches of one size; arrays and views of these are made once.
 
@@ -127,10 +60,8 @@ class PlainSteps:
     buffers
         For all that a step makes and the next one does not need.
 
-    Notes
-    -----
-    Weight and bias of a decoder are one array, as the bias is what a value of 1 behind the latent
-    is multiplied by.
+    side_by_side
+        Runs parts of a joint step: half of the targets beside the others and the latents.
     """
 
     def __init__(
@@ -140,19 +71,19 @@ class PlainSteps:
         gradients: Sequence[Tensor],
         n: int,
         buffers: Buffers,
+        side_by_side: SideBySide,
     ) -> None:
         self.model = model
         width, size = coders[0].sizes
         n_sources, n_targets = (len(part.values) for part in coders)
         self.encoders, self.encoder_bias = coders[0].tensors
         self.by_encoders, self.by_encoder_bias = layer_views(gradients[0], coders[0].sizes)
-        self.decoders, self.by_decoders = (
+        decoders, by_decoders = (
             array.view(n_targets, size + 1, width) for array in (coders[1].values, gradients[1])
         )
         shares = model.shares
         # a latent counts as both of what is compared
         self.latent_terms = scaled(model.loss.closed_terms("latent"), 2 * shares.latent)
-        self.output_terms = scaled(model.loss.closed_terms("output"), shares.output)
         device = self.encoders.device
         self.nothing, self.size = torch.zeros((), device=device), number(float(size), device)
         given = buffers(f"latents of {n}", n_sources, n, size + 1).fill_(1)
@@ -164,20 +95,22 @@ class PlainSteps:
         self.centred_z = self.centred[:, :n]
         self.by_latents = Gradients(buffers("latents' products", n_sources, n, n + 2))
         given = given.view(1, -1, size + 1) if model.is_joint else given
-        self.given = given.expand(n_targets, -1, -1)
-        shape = n_targets, given.shape[1], width
-        self.y = buffers("predicted", *shape)
-        self.along_y = buffers("predicted along truth", *shape[:2], n + 1)
-        self.products_y = self.along_y[..., :n], self.along_y[..., n:]
-        self.decoder_weight, self.decoder_bias = self.decoders[:, :-1], self.decoders[:, -1:]
-        self.d_given = buffers("given gradient", *shape[:2], size)
-        lead = (n_targets, n_sources) if model.is_joint else (n_targets,)
-        self.by_output = Gradients(buffers("outputs' products", *lead, n, n + 2))
-        self.buffers = buffers
+        given = given.expand(n_targets, -1, -1)
+        is_cut = model.is_joint and device.type == "cpu"
+        self.targets = cut(n_targets, N_PARTS if is_cut else 1)
+        self.outputs = [
+            PlainOutputs(
+                model, given[part], decoders[part], by_decoders[part], n_sources, n, buffers,
+                f" {number}",
+            )
+            for number, part in enumerate(self.targets)
+        ]  # fmt: skip
+        self.shape = n_targets, given.shape[1], width
+        self.buffers, self.side_by_side = buffers, side_by_side
 
     def kept(self, dropout: Dropout, n_steps: int) -> list[Kept]:
         """Draw what dropout leaves in some steps."""
-        shapes = {"latents": self.z.shape, "outputs": self.y.shape}
+        shapes = {"latents": self.z.shape, "outputs": self.shape}
         rooms = [self.buffers(f"{key} kept", n_steps, *shape) for key, shape in shapes.items()]
         shares = self.model.dropout, self.model.output_dropout
         scales = dropout.choose(list(zip(shares, rooms, strict=True)))
@@ -210,9 +143,12 @@ class PlainSteps:
             z.div_(length)
         elif kept.latents is not None:
             z.mul_(kept.latent_scale)
-        latent, between = self._latent()
-        output, d_given = self._output(rows, kept)
-        d_z.add_(d_given)
+        first, *others = (self._decode(number, rows, kept) for number in range(len(self.targets)))
+        *found, (latent, between) = self.side_by_side(first, [*others, self._latent])
+        values, gradients = zip(*found, strict=True)
+        output = torch.cat(values) if len(values) > 1 else values[0]
+        for d_given in gradients:
+            d_z.add_(d_given.view(z.shape))
         if normalize:
             d_z.addcmul_(z, z.mul(d_z).sum(-1, keepdim=True), value=-1).div_(length)
         elif kept.latents is not None:
@@ -223,6 +159,13 @@ class PlainSteps:
         torch.sum(d_z, 1, keepdim=True, out=self.by_encoder_bias)
         return Step(output, latent, between)
 
+    def _decode(self, number: int, rows: Rows, kept: Kept) -> Callable[[], tuple[Tensor, Tensor]]:
+        """Give what computes a part of the targets."""
+        targets = self.targets[number]
+        outputs = None if kept.outputs is None else kept.outputs[targets]
+        return partial(self.outputs[number], rows.of(targets), outputs, kept.output_scale)
+
+    @torch.no_grad()
     def _latent(self) -> tuple[Tensor, Tensor]:
         """Terms of latents and between them; their gradient by the latents is filled in."""
         z, d_z, shares = self.z, self.d_z, self.model.shares
@@ -249,51 +192,3 @@ class PlainSteps:
             d_z.add_(z, alpha=4 * shares.between * n_sources)
             d_z.sub_(total, alpha=4 * shares.between)
         return latent, between
-
-    def _output(self, rows: Rows, kept: Kept) -> tuple[Tensor, Tensor]:
-        """Terms of predictions, and their gradient by latents; those by weights are filled in."""
-        is_joint, y, by = self.model.is_joint, self.y, self.by_decoders
-        weight, bias = self.decoder_weight, self.decoder_bias
-        if is_joint and kept.outputs is None:
-            latents = self.given[:1, :, :-1]
-            along, square, *rest = linear_forward(latents, weight, bias, rows.augmented)
-            value, d_along, d_square = self._terms(along, square, rows)
-            saved = latents, weight, bias, rows.augmented, *rest
-            d_given, by[:, :-1], by[:, -1:] = linear_backward(saved, d_along, d_square)
-            return value, d_given.view(self.z.shape)
-        scale = kept.output_scale
-        torch.baddbmm(y, self.given, self.decoders, beta=0, alpha=scale, out=y)
-        if kept.outputs is not None:
-            y.mul_(kept.outputs)
-        torch.bmm(y, rows.augmented.mT, out=self.along_y)
-        value, d_along, d_square = self._terms(self.along_y, square_sums(y), rows)
-        # y · 2 d_square + d_along · truth, in the place of y
-        d_y = y.mul_(d_square.mul_(2 * scale)).baddbmm_(d_along, rows.augmented, alpha=scale)
-        if kept.outputs is not None:
-            d_y.mul_(kept.outputs)
-        torch.bmm(self.given.mT, d_y, out=by)
-        torch.bmm(d_y, weight.mT, out=self.d_given)
-        return value, self.d_given.sum(0).view(self.z.shape) if is_joint else self.d_given
-
-    def _terms(self, along: Tensor, square: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
-        """Terms of predictions, and their gradients by products and squares."""
-        g = self.by_output
-        g.all.zero_()
-        if self.model.is_joint:
-            products = arranged(along, square, rows, None)
-        else:
-            own, total = self.products_y
-            products = Products(
-                own, square, total, rows.scale, rows.mean, rows.square, rows.n_values
-            )
-        value = weighted_sum(products, self.output_terms, g)
-        if self.model.shares.output != 1:
-            value.div_(self.model.shares.output)
-        if self.model.is_joint:
-            return value, g.augmented.flatten(1, 2), g.square.reshape(square.shape)
-        return value, g.augmented, g.square
-
-
-def scaled(terms: Sequence[tuple[float, Term]], factor: float) -> list[tuple[float, Term]]:
-    """Multiply weights."""
-    return [(weight * factor, term) for weight, term in terms]

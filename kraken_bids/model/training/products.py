@@ -62,6 +62,11 @@ class Rows:
         scale = variation.masked_fill(variation <= NOTHING * square, torch.inf).rsqrt_()
         return cls(augmented, scale.mT, mean.mT, square.mT, n_values)
 
+    def of(self, targets: slice) -> Rows:
+        """Look at those of some targets, the first axis."""
+        arrays = (self.augmented, self.scale, self.mean, self.square, self.n_values)
+        return Rows(*(array[targets] for array in arrays))
+
     def values(self) -> Tensor:
         """(..., n, width) values as they were."""
         return torch.addcmul(

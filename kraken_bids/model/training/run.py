@@ -69,6 +69,8 @@ class TrainingRun:
         records: Records | None,
         device: str,
         target: NDArray[np.float32] | None = None,
+        *,
+        n_threads: int = 1,
     ) -> None:
         from .network import Network
 
@@ -76,7 +78,7 @@ class TrainingRun:
         self.loss: Loss = parse_loss(options.loss)
         sizes = {name: values.shape[1] for name, values in features.items()}
         self.network: Network = Network.initial(
-            sizes, [group_of(name) for name in features], options, device
+            sizes, [group_of(name) for name in features], options, device, n_threads=n_threads
         )
         padded = _padded(list(features.values()))
         self._train, self._validation = (

@@ -15,7 +15,8 @@ from .coders import Adam, Coders, Dropout
 from .losses import Loss
 from .network import Network
 from .order import Batches, draw_pairs, rounds, shuffle, split_batches
-from .plain import PlainModel, PlainSteps, Shares, Step
+from .plain import PlainSteps, Step
+from .plain_outputs import PlainModel, Shares
 from .products import Rows
 from .similarity import similarity_step
 
@@ -125,7 +126,7 @@ def _plain_joint(
             loss, Shares(1 / n_flavors**2, 1 / n_flavors, between), options.dropout,
             options.output_dropout or 0.0, options.normalize, is_joint=True,
         )  # fmt: skip
-        return PlainSteps(model, coders, gradients, n, network.buffers)
+        return PlainSteps(model, coders, gradients, n, network.buffers, network.side_by_side)
 
     return steps
 
@@ -210,7 +211,9 @@ def _train_round(
             loss, Shares(), options.dropout, options.output_dropout or 0.0, options.normalize,
             is_joint=False,
         )  # fmt: skip
-        steps = PlainSteps(model, both, adam.whole, options.batch_size, buffers)
+        steps = PlainSteps(
+            model, both, adam.whole, options.batch_size, buffers, network.side_by_side
+        )
         kept = steps.kept(dropout, batches.values.shape[1])
     nothing = torch.zeros(len(pairs), device=device)
     sums = Step(nothing, nothing.clone(), totals.between)

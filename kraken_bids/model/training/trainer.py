@@ -35,6 +35,7 @@ def train_krakencoder(
     records: Records | None = None,
     scratch: Scratch | None = None,
     device: str = "cpu",
+    n_threads: int = 1,
     progress: Callable[[int, float], None] | None = None,
     provenance: Mapping[str, Any] | None = None,
     **changes: Any,
@@ -64,6 +65,9 @@ def train_krakencoder(
         Room for components; memory if not given.
     device
         As torch names it: ``cpu``, ``cuda``, ``cuda:1``.
+    n_threads
+        A step of the joint schedule uses up to two. The model is the same, bit by bit, with any
+        number.
     progress
         Called after each epoch with its number, from 1, and the mean loss.
     provenance
@@ -98,7 +102,10 @@ def train_krakencoder(
             features[name] = _features(
                 name, values, options, split, transforms, device, scratch or Scratch()
             )
-        run = TrainingRun(features, split, options, records, device, target)
+        run = TrainingRun(
+            features, split, options, records, device, target,
+            n_threads=n_threads,
+        )  # fmt: skip
         run.train(progress)
     return write_trained(run, out_dir, connectomes, transforms, dict(provenance or {}))
 
@@ -141,7 +148,7 @@ def _transformed(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute on one thread: sums are then made in the same order each time."""
+    """Let torch compute on one thread: sums are then made in the same order each time."""
     import torch
 
     before = torch.get_num_threads()
