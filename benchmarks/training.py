@@ -418,17 +418,24 @@ def draw(histories: dict[str, list[tuple[float, dict[str, float]]]], file: str) 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.5), layout="constrained")
-    for panel, key in zip(axes, ("rank", "top1", "r"), strict=True):
+    figure, axes = plt.subplots(1, 3, figsize=(11, 4.4), layout="constrained")
+    titles = {"rank": "average rank", "top1": "top-1", "r": "residual correlation"}
+    for panel, key in zip(axes, titles, strict=True):
         for text, history in histories.items():
             times = [seconds for seconds, _ in history]
             (line,) = panel.plot(times, [found[key] for _, found in history], label=text)
             fused = [found[f"fused {key}"] for _, found in history]
             panel.plot(times, fused, "--", color=line.get_color())
-        panel.set(xscale="log", xlabel="CPU s", ylabel=f"{key}, held-out participants")
-    axes[0].set_title("one flavor (solid), fused (dashed)", fontsize=10)
-    axes[-1].legend(fontsize=7)
-    figure.savefig(file, dpi=110)
+        panel.set(xscale="log", xlabel="CPU time (s)", title=titles[key])
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.grid(alpha=0.3, linewidth=0.5)
+    handles, labels = axes[0].get_legend_handles_labels()
+    kinds = [mpl.lines.Line2D([], [], color="0.3", linestyle=way) for way in ("-", "--")]
+    figure.legend(
+        [*handles, *kinds], [*labels, "from one flavor", "from all, fused"],
+        loc="outside lower center", ncols=3, fontsize=8, frameon=False,
+    )  # fmt: skip
+    figure.savefig(file, dpi=100)
 
 
 #: What is compared unless asked otherwise.
@@ -451,6 +458,7 @@ def main() -> None:
     command.add_argument("--components", type=int, default=256)
     command.add_argument("--rounds", type=int, default=3)
     command.add_argument("--skip", nargs="+", default=[], metavar="WAY")
+    command.add_argument("--threads", type=int, default=1)
     command.set_defaults(run=speed)
     command = commands.add_parser("overhead")
     command.add_argument("--flavors", type=int, default=5)

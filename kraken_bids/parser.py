@@ -48,7 +48,7 @@ def _nearest_choice(message: str) -> str:
 def _nearest_option(message: str, known: Iterable[str]) -> str:
     """The option nearest to the first word that is none; empty if none is near."""
     known = list(known)
-    for word in message.replace("=", " ").split():
+    for word in re.split(r"[\s=:,]+", message):
         near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
         if word.startswith("-") and near and near[0] != word:
             return near[0]

@@ -48,6 +48,14 @@ def test_words_that_resemble_none_get_no_suggestion(capsys):
     assert "did you mean" not in capsys.readouterr().err
 
 
+def test_values_that_are_none_get_no_suggestion_of_their_option(capsys):
+    with pytest.raises(SystemExit):
+        kraken_model(["train", "--input", "x", "--output", "y", "--epochs", "2.5"])
+    told = capsys.readouterr().err
+    assert "argument --epochs: invalid int value: '2.5'" in told
+    assert "did you mean" not in told
+
+
 def test_help_is_grouped_and_shows_examples():
     text = make_parser().format_help()
     groups = ("which scans:", "inputs:", "connectomes:", "Krakencoder:", "execution:", "other:")

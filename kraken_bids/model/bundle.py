@@ -35,7 +35,13 @@ from .bundle_config import (
 )
 from .card import CARD_NAME, bundle_card, is_written_by_hand
 from .layers import FlavorModel, Layer, check_flavor, check_layers
-from .storage import CONFIG_NAME, file_sha256, replaced_dir, write_arrays
+from .storage import (
+    CONFIG_NAME,
+    check_replaceable,
+    file_sha256,
+    replaced_dir,
+    write_arrays,
+)
 from .transforms import TRANSFORMS, Transform
 
 WEIGHTS_NAME = "model.safetensors"
@@ -252,6 +258,17 @@ def open_bundle(path: Path | str) -> Bundle:
         ) from error
     check_config(config, where)
     return Bundle(path, config)
+
+
+def check_bundle_folder(out_dir: Path) -> None:
+    """Refuse a folder that `write_bundle` would not replace, before anything is computed.
+
+    Raises
+    ------
+    UsageError
+        If it holds something else than a bundle.
+    """
+    check_replaceable(out_dir, names=(CONFIG_NAME, WEIGHTS_NAME))
 
 
 def write_bundle(

@@ -118,7 +118,7 @@ kraken-model predict --model . --input {first}=connectomes.npy --output predicte
 ```
 
 ```python
-from kraken_bids.model.krakencoder import Krakencoder
+from kraken_bids import Krakencoder
 
 model = Krakencoder.from_pretrained(".")
 latents = model.encode({{"{first}": edges}})  # edges: (participants, {rows[first]["n_edges"]})
@@ -168,7 +168,7 @@ on its own.""",
             "Out of scope": _NOT_FOR,
             "Usage": f"""\
 ```python
-from kraken_bids.model.projection import PCAProjection
+from kraken_bids import PCAProjection
 
 projection = PCAProjection.from_pretrained(".")
 scores = projection.transform(edges)  # (participants, {n}) to (participants, {k})
@@ -264,11 +264,22 @@ def _training(provenance: Mapping[str, Any]) -> str:
         facts[name] = {**row, **row.get("training", {}), "training": None}
     lines = []
     for key, value in facts.items():
-        if isinstance(value, Mapping):
-            inner = (f"{k} {v}" for k, v in value.items() if v not in (None, {}))
-            value = ", ".join(inner)
-        lines.append(f"- {key}: {value}")
+        text = _plain(value)
+        if text:
+            lines.append(f"- {key}: {text}")
     return "\n".join(lines) or "Nothing is recorded."
+
+
+def _plain(value: object) -> str:
+    """Write a value of a provenance for people; empty where it says nothing."""
+    if isinstance(value, Mapping):
+        inner = ((name, _plain(part)) for name, part in value.items())
+        return ", ".join(f"{name} {text}" for name, text in inner if text)
+    if isinstance(value, list | tuple):
+        return " ".join(_plain(part) for part in value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
 
 
 def _provenance(config: Mapping[str, Any]) -> str:

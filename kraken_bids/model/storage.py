@@ -43,14 +43,25 @@ def replaced_dir(out_dir: Path, *, names: Collection[str], kind: str = BUNDLE) -
     UsageError
         If the folder holds something else.
     """
+    check_replaceable(out_dir, names=names, kind=kind)
+    with atomic_folder(out_dir, is_kept=lambda entry: entry.name not in names) as folder:
+        yield folder
+
+
+def check_replaceable(out_dir: Path, *, names: Collection[str], kind: str = BUNDLE) -> None:
+    """Refuse a folder that `replaced_dir` would not replace.
+
+    Raises
+    ------
+    UsageError
+        If it holds something else.
+    """
     if out_dir.exists() and not _may_replace(out_dir, names, kind):
         raise UsageError(
             f"exists and is not a {kind}",
             where=str(out_dir),
             fix="Give a folder that does not exist yet.",
         )
-    with atomic_folder(out_dir, is_kept=lambda entry: entry.name not in names) as folder:
-        yield folder
 
 
 def write_arrays(

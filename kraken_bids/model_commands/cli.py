@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,13 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     arguments = make_parser(argv).parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
     except KrakenBIDSError as error:
         print(f"kraken-model: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("kraken-model: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever reads our output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered
+        return 0
+    return code
 
 
 def make_parser(argv: Sequence[str], *, is_whole: bool = False) -> argparse.ArgumentParser:

@@ -165,6 +165,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from ..machine import available_cores
+    from ..model.bundle import check_bundle_folder
     from ..model.krakencoder import resolve_device
     from ..model.training import Records, Scratch, train_krakencoder
     from ..model.training.cohort_checks import check_precision, check_target_options
@@ -172,7 +173,14 @@ def run(arguments: argparse.Namespace) -> int:
     from ..model.typical import note_typical
     from .prediction_setup import check_nprocs
     from .training_figures import draw_records
-    from .training_setup import make_split, open_cohort, read_cohort, read_tables
+    from .training_setup import (
+        check_transforms,
+        describe_data,
+        make_split,
+        open_cohort,
+        read_cohort,
+        read_tables,
+    )
     from .training_target import open_target
 
     problems = ProblemList()
@@ -198,8 +206,12 @@ def run(arguments: argparse.Namespace) -> int:
             UsageError("is the bundle's folder", where="--records", fix="Give another one.")
         ])
     with problems.gathering():
+        check_bundle_folder(arguments.output)
+    with problems.gathering():
         opened = open_cohort(arguments.input, target)
+        check_transforms(tables, opened)
     problems.tell()
+    data = describe_data(arguments, opened)
     scratch = Scratch(folder)
     cohort = read_cohort(opened, scratch)
     cohort, split = make_split(
@@ -212,7 +224,7 @@ def run(arguments: argparse.Namespace) -> int:
         split=split,
         transforms={n: t for n, t in tables.transforms.items() if n in cohort.connectomes},
         target_latents=cohort.latents,
-        provenance=target.provenance if target else {},
+        provenance={**data, **(target.provenance if target else {})},
         records=Records(folder, arguments.checkpoint_every, arguments.resume),
         scratch=scratch,
         device=device,

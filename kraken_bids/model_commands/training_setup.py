@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,6 +184,41 @@ def open_cohort(texts: Sequence[str], target: Target | None = None) -> OpenCohor
             fix="Look at the ids in the files: are they written alike?",
         )
     return opened
+
+
+def check_transforms(tables: Tables, opened: OpenCohort) -> None:
+    """Refuse transforms of which none would be used: a PCA would be fitted of every flavor.
+
+    Raises
+    ------
+    UsageError
+        If none is of a flavor that is trained.
+    """
+    if tables.transforms and not tables.transforms.keys() & opened.parts.keys():
+        raise UsageError(
+            f"holds {', '.join(sorted(tables.transforms))}, of which none is trained",
+            where="--transforms",
+            fix="Give the transforms of these inputs, or leave the option out.",
+        )
+
+
+def describe_data(arguments: argparse.Namespace, opened: OpenCohort) -> dict[str, Any]:
+    """Say for a bundle what it is trained on: names of files, how who trains is drawn, transforms.
+
+    No path is told, and no participant.
+    """
+    from ..model.storage import file_sha256
+
+    files = {name: Path(part.inputs[name].where).name for name, part in opened.parts.items()}
+    shares = {"validation": arguments.validation, "test": arguments.test}
+    drawn = {name: share for name, share in shares.items() if share}
+    if arguments.split:
+        drawn = {"file": arguments.split.name}
+    elif arguments.group_column:
+        drawn["together"] = arguments.group_column.rpartition(":")[2]
+    transforms = {path.name: file_sha256(path) for path in arguments.transforms}
+    facts = {"inputs": files, "split": drawn, "transforms": transforms}
+    return {name: values for name, values in facts.items() if values}
 
 
 def _shown(inputs: Mapping[str, FlavorInput]) -> str:

@@ -52,6 +52,8 @@ def draw_training(columns: Mapping[str, NDArray[np.floating]], *, taken: int = 0
     UsageError
         If there is no epoch.
     """
+    from matplotlib.ticker import MaxNLocator
+
     epochs = columns["epoch"]
     require(epochs, "epoch")
     is_watched = bool(np.isfinite(columns["validation_loss"]).any())
@@ -65,18 +67,24 @@ def draw_training(columns: Mapping[str, NDArray[np.floating]], *, taken: int = 0
         style(panels[1], title="Validation", xlabel="epoch", ylabel="loss of mean pair")
         for name, label, colour in _METRICS:
             _draw_line(panels[2], epochs, columns[name], colour, label)
-        panels[2].set_ylim(min(0.0, float(np.nanmin(columns["validation_correlation"]))), 1.02)
+        lowest = float(np.nanmin(columns["validation_correlation"]))
+        panels[2].set_ylim(min(0.0, lowest - 0.02), 1.02)
         style(panels[2], title="Validation, mean pair", xlabel="epoch")
-        panels[2].legend(fontsize=7.5, labelcolor=INK, frameon=False, loc="lower right")
+        panels[2].legend(
+            fontsize=7.5, labelcolor=INK, edgecolor="none", framealpha=0.85, loc="best"
+        )
     for panel in panels:
         panel.grid(color=FAINT, alpha=0.25, linewidth=0.5)
         panel.set_xlim(0, float(epochs[-1]) * 1.02)
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, steps=[1, 2, 5, 10]))
         if taken:
             panel.axvline(taken, color=VERMILION, linewidth=0.9, linestyle="--")
     if taken:
+        is_early = taken < float(epochs[-1]) / 2  # the text stays within the panel
         panels[0].annotate(
             f"epoch {taken} taken", (taken, 1.0), xycoords=("data", "axes fraction"),
-            xytext=(-4, -11), textcoords="offset points", ha="right", color=VERMILION, fontsize=8,
+            xytext=(4 if is_early else -4, -11), textcoords="offset points",
+            ha="left" if is_early else "right", color=VERMILION, fontsize=8,
         )  # fmt: skip
     return Drawing(figure, dpi=130)
 

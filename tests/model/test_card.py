@@ -47,6 +47,18 @@ def test_a_bundle_has_a_card_with_all_sections(write):
     assert "latent space of\n3 values (brought to length 1)" in card
 
 
+def test_facts_on_training_are_written_for_people(write):
+    options = {"hidden_sizes": [12, 8], "dropout": 0.5, "seed": 0}
+    facts = {"final_loss": 266.34473419189453, "validation": {}, "split": {}, "options": options}
+    card = write({**facts, "inputs": {"FCcorr_a_hpf": "fc.mat", "FCpcorr_a_hpf": "p.mat"}})
+    section = card.partition("## Training\n")[2].partition("\n## ")[0]
+    assert section.strip().splitlines() == [
+        "- final_loss: 266.345",
+        "- options: hidden_sizes 12 8, dropout 0.5, seed 0",
+        "- inputs: FCcorr_a_hpf fc.mat, FCpcorr_a_hpf p.mat",
+    ]
+
+
 def test_terms_of_the_published_data_are_said_of_published_files_only(write):
     assert "Human Connectome Project" in write({"sources": [SOURCE]})
     own = write({"sources": [{"file": PUBLISHED.name, "sha256": "0" * 64}]}, "other")

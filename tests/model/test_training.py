@@ -131,6 +131,14 @@ def test_more_components_than_participants_are_refused(tmp_path):
         train_krakencoder(simulate(8), tmp_path / "model", **QUICK)
 
 
+def test_one_participant_is_told_to_be_too_few(tmp_path):
+    with pytest.raises(Problems) as found:
+        train_krakencoder(simulate(1), tmp_path / "model", **QUICK)
+    told = str(found.value)
+    assert told.count("Train on more participants.") == 2
+    assert "1 to" not in told
+
+
 def test_loss_that_is_no_number_stops_training(tmp_path):
     with pytest.raises(ModelError, match=r"loss of epoch \d+ is .*Lower the learning rate"):
         train_krakencoder(simulate(20), tmp_path / "model", **{**QUICK, "learning_rate": 1e30})
@@ -234,6 +242,13 @@ def test_transforms_at_hand_are_used(tmp_path):
     assert all(np.isfinite(values).all() for values in latents.values())
 
 
+def test_transform_of_another_size_is_refused(tmp_path):
+    data = simulate(20)
+    transform = fit_pca(data[FLAVORS[0]][:, :30], 5).transform
+    with pytest.raises(ModelError, match=rf"60 edges, its transform takes 30 \({FLAVORS[0]}"):
+        train_krakencoder(data, tmp_path / "m", transforms={FLAVORS[0]: transform}, **QUICK)
+
+
 @pytest.mark.parametrize("schedule", ["joint", "reference"])
 def test_interrupted_training_goes_on_exactly(tmp_path, schedule):
     given = {**QUICK, "epochs": 6, "schedule": schedule, "dropout": 0.5}
@@ -312,8 +327,9 @@ def test_one_validation_participant_cannot_be_ranked(tmp_path):
         train_krakencoder(simulate(20), tmp_path / "m", split=split, **QUICK)
 
 
-def test_pair_whose_loss_is_no_number_is_named(tmp_path):
-    given = {**QUICK, "learning_rate": 1e30}
+@pytest.mark.parametrize("schedule", ["joint", "reference"])
+def test_pair_whose_loss_is_no_number_is_named(tmp_path, schedule):
+    given = {**QUICK, "learning_rate": 1e30, "schedule": schedule}
     with pytest.raises(ModelError, match=rf"{FLAVORS[0]} to {FLAVORS[0]}"):
         train_krakencoder(simulate(20), tmp_path / "model", **given)
 

@@ -9,13 +9,17 @@ import pytest
 import torch
 
 from kraken_bids.errors import Problems, UsageError
+from kraken_bids.model.evaluation import evaluate_connectomes
+from kraken_bids.model.training import TrainingOptions
 from kraken_bids.model.training.losses import PUBLISHED, TERMS, Loss, parse_loss
+from kraken_bids.model.training.network import Network
 from kraken_bids.model.training.products import (
     LinearProducts,
     Rows,
     linear_products,
     predicted_products,
 )
+from kraken_bids.model.training.validation import validate
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "cases"
 N, K, L = 9, 12, 5
@@ -282,3 +286,23 @@ def test_all_that_is_wrong_with_a_loss_is_told():
 def test_distance_between_latents_by_value_and_by_participant():
     assert parse_loss("mse+latentsimloss.w100").between(16) == 100
     assert parse_loss("mse+latentdist.w2").between(16) == 32
+
+
+def test_reference_programs_metrics_are_ours(golden):
+    arrays, values = golden
+    expected = {
+        "top1": values["top1acc"], "top_n": values["top2acc"],
+        "average_rank": values["avgrank"], "correlation": values["avgcorr"],
+    }  # fmt: skip
+    found = vars(evaluate_connectomes(arrays["true"], arrays["pred"], n_permutations=2))
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+    # a network that predicts so: unit vectors as latents, and predictions as weights
+    truth, predicted = arrays["true"][None], arrays["pred"]
+    options = TrainingOptions(latent_size=len(predicted), dropout=0.0).resolved()
+    network = Network.initial({"a": truth.shape[-1]}, ["all"], options, "cpu")
+    network.encode = lambda *_: torch.eye(len(predicted))[None]
+    network.decoders.tensors[0][0], network.decoders.tensors[1][0] = predicted, 0.0
+    watched = validate(network, truth, parse_loss("mse")).means()
+    for name in ("top1", "average_rank", "correlation"):
+        assert watched[name] == pytest.approx(expected[name], rel=1e-5), name
+    assert watched["loss"] == pytest.approx(values["mse(true,pred)"], rel=1e-5)

@@ -376,6 +376,22 @@ def test_latents_are_pulled_as_automatic_differentiation_pulls_them(normalize):
     torch.testing.assert_close(after[1][1:], bias.detach(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("case", ["linear", "deep"])
+def test_latents_are_dropped_before_they_are_brought_to_length_one(case):
+    options = make_options(dropout=0.5, latent_size=8, **CASES[case])
+    network, features = make_network(options), make_features()
+    factors = network.encoders.draw(Dropout((4,), "cpu"), N, 0.5, 0.5)
+    found = network.encode(network.encoders, features, factors)
+    dropped = factors[-1] == 0
+    assert dropped.shape == found.shape
+    assert 0.3 < float(dropped.float().mean()) < 0.7
+    assert torch.equal(found == 0, dropped)
+    is_left = ~dropped.all(-1)
+    torch.testing.assert_close(found.norm(dim=-1), is_left.float())
+    before = network.encoders.forward(features, [*factors[:-1], None]) * ~dropped
+    torch.testing.assert_close(found, nn.functional.normalize(before, dim=-1))
+
+
 def test_no_dropout_draws_nothing():
     assert Dropout((1,), "cpu").draw(0.0, 5) is None
 

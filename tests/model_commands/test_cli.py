@@ -27,6 +27,16 @@ def test_help_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
+def test_readers_may_stop_before_the_end():
+    command = [sys.executable, "-m", "kraken_bids.model_commands.cli", "fetch", "--list"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pipesize=4096
+    ) as running:
+        running.stdout.close()
+        told = running.stderr.read()
+    assert (running.returncode, told) == (0, "")
+
+
 def test_unknown_model_gets_the_names_of_the_published_ones(tmp_path, capsys):
     words = ["predict", "--model", "krakencoder-2042", "--input", "FCcorr_fs86_hpf=a.mat"]
     assert main([*words, "--output", str(tmp_path / "out.npz")]) == 2

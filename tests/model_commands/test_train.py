@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: MIT
+import re
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
 from kraken_bids.model.bundle import open_bundle
+from kraken_bids.model.storage import file_sha256
 from kraken_bids.model.training.records import read_log, read_pairs
 from kraken_bids.model.typical import read_typical
 from kraken_bids.model_commands.cli import main
@@ -99,6 +106,97 @@ def test_train_keeps_families_together_and_says_who_trained(inputs, tmp_path):
     )
     provenance = [open_bundle(tmp_path / name).config["provenance"] for name in ("model", "b")]
     assert provenance[0]["n_participants"] == provenance[1]["n_participants"]
+
+
+def test_train_refuses_a_folder_of_others_before_it_reads(inputs, tmp_path, capsys):
+    for name in ("notes", "notes.txt"):
+        other = tmp_path / name
+        other.mkdir() if name == "notes" else other.touch()
+        (other / "mine.txt").touch() if name == "notes" else None
+        assert main(["train", "--input", *inputs, "--output", str(other), *QUICK]) == 2
+        assert f"exists and is not a model bundle ({other})" in capsys.readouterr().err
+        assert not (tmp_path / f"{name}-training").exists()
+
+
+def test_bundle_says_on_what_it_was_trained(inputs, tmp_path):
+    families = tmp_path / "families.tsv"
+    rows = [f"p{index}\tf{index // 2}" for index in range(12)]
+    families.write_text("\n".join(["participant_id\tfamily", *rows]) + "\n")
+    words = ["train", "--input", *inputs, *QUICK, "--components", "2"]
+    drawn = ["--validation", "0.3", "--group-column", f"{families}:family"]
+    assert main([*words, "--output", str(tmp_path / "a"), *drawn]) == 0
+    split = tmp_path / "a-training" / "split.tsv"
+    assert main([*words, "--output", str(tmp_path / "b"), "--split", str(split)]) == 0
+    found = [open_bundle(tmp_path / name) for name in "ab"]
+    for bundle in found:
+        files = {name: f"{name}.npz" for name in FLAVORS}
+        assert bundle.config["provenance"]["inputs"] == files
+        card = (bundle.path / "README.md").read_text("utf-8")
+        assert f"- inputs: {FLAVORS[0]} {FLAVORS[0]}.npz" in card
+        assert str(tmp_path) not in card + str(bundle.config)  # nobody's folders are told
+        assert "p11" not in card + str(bundle.config)
+    drawn, read = (bundle.config["provenance"]["split"] for bundle in found)
+    assert drawn == {"validation": 0.3, "together": "family"}
+    assert read == {"file": "split.tsv"}
+
+
+def test_train_goes_on_exactly_after_kill_9(inputs, tmp_path):
+    words = ["train", "--input", *inputs, *QUICK, "--epochs", "1500", "--checkpoint-every", "100"]
+    table, output = tmp_path / "cut-training" / "training.tsv", ["--output", str(tmp_path / "cut")]
+    command = [sys.executable, "-m", "kraken_bids.model_commands.cli", *words, *output]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
+        while running.poll() is None:
+            if table.is_file() and b"\n150\t" in table.read_bytes():
+                break
+            time.sleep(0.01)
+        running.kill()
+    assert running.returncode == -signal.SIGKILL
+    assert not (tmp_path / "cut").exists()
+    with table.open("a") as stream:
+        stream.write("4711\t0.")  # a line that was on its way
+    assert main([*words, *output, "--resume"]) == 0
+    assert main([*words, "--output", str(tmp_path / "whole")]) == 0
+    cut, whole = (open_bundle(tmp_path / name) for name in ("cut", "whole"))
+    assert cut.sha256 == whole.sha256
+    logs = [read_log(tmp_path / f"{name}-training" / "training.tsv") for name in ("cut", "whole")]
+    for column in ("epoch", "loss", "latent_distance_loss"):
+        np.testing.assert_array_equal(logs[0][column], logs[1][column])
+
+
+def test_train_draws_a_bar_with_loss_and_time_left(inputs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    words = ["train", "--input", *inputs, "--output", str(tmp_path / "m"), *QUICK]
+    assert main([*words, "--epochs", "400"]) == 0
+    drawn = re.findall(r"\r\[(#*)(-*)\] epoch (\d+) of 400, loss [\d.]+(, \d:\d\d left)?\x1b\[K",
+                       capsys.readouterr().err)  # fmt: skip
+    assert len(drawn) >= 2
+    assert all(len(done) + len(left) == 30 for done, left, _, _ in drawn)
+    assert all(len(done) == 30 * int(epoch) // 400 for done, _, epoch, _ in drawn)
+    assert drawn[0][3] == ""  # nothing to tell it from yet
+    assert [time_left != "" for *_, time_left in drawn[1:-1]] == [True] * (len(drawn) - 2)
+    assert drawn[-1][2:] == ("400", "")
+
+
+def test_train_takes_transforms_at_hand(inputs, tmp_path, capsys):
+    words = ["train", "--input", *inputs, *QUICK]
+    assert main([*words, "--output", str(tmp_path / "first"), "--components", "3"]) == 0
+    reference = ["--to-reference", str(tmp_path / "r")]
+    assert main(["convert", "--model", str(tmp_path / "first"), *reference]) == 0
+    given = ["--transforms", str(tmp_path / "r_ioxfm.npy")]
+    assert main([*words, "--output", str(tmp_path / "second"), *given]) == 0
+    first, second = (open_bundle(tmp_path / name) for name in ("first", "second"))
+    assert second.config["provenance"]["transforms"] == {
+        "r_ioxfm.npy": file_sha256(tmp_path / "r_ioxfm.npy")
+    }
+    for flavor in FLAVORS:
+        assert second.config["flavors"][flavor]["n_features"] == 3  # not the 4 components asked
+        mine, theirs = (bundle.transform(flavor).parameters for bundle in (first, second))
+        for name, values in mine.items():
+            np.testing.assert_array_equal(values, theirs[name])
+    other = [text.replace("fs86_hpf=", "mine86_hpf=") for text in inputs[:1]]
+    assert main(["train", "--input", *other, "--output", str(tmp_path / "w"), *QUICK, *given]) == 2
+    told = capsys.readouterr().err
+    assert f"holds {FLAVORS[0]}, {FLAVORS[1]}, of which none is trained (--transforms)" in told
 
 
 def test_train_goes_on_from_a_checkpoint(inputs, tmp_path):

@@ -42,6 +42,31 @@ def test_epoch_taken_is_marked():
     assert reds[1] > 200
 
 
+@pytest.mark.parametrize("n", [1, 2, 4, 20, 480])
+def test_epochs_beside_the_axis_are_whole(n):
+    for panel in draw_training(make_columns(n)).figure.axes:
+        ticks = panel.get_xticks()
+        assert len(ticks) >= 2
+        assert np.all(ticks == np.round(ticks))
+
+
+@pytest.mark.parametrize("taken", [1, 10, 39])
+def test_text_on_the_epoch_taken_stays_within_its_panel(taken):
+    drawing = draw_training(make_columns(40), taken=taken)
+    encode_png(drawing)  # lays the sheet out
+    panel = drawing.figure.axes[0]
+    (text,) = panel.texts
+    inner, outer = text.get_window_extent(), panel.get_window_extent()
+    assert outer.x0 <= inner.x0 < inner.x1 <= outer.x1
+
+
+def test_metrics_below_zero_are_within_their_panel():
+    columns = make_columns(40)
+    columns["validation_correlation"] -= 0.1065  # -0.0065 to begin with
+    panel = draw_training(columns).figure.axes[2]
+    assert panel.get_ylim()[0] < np.nanmin(columns["validation_correlation"]) - 0.01
+
+
 @pytest.mark.parametrize("losses", [np.array([5.0]), np.array([-1.0]), np.array([0.0])])
 def test_one_epoch_is_drawn(losses):
     draw(make_columns(1, is_watched=False, losses=losses))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError, KrakenBIDSError, Problems, UsageError, suggest
+from ...flavors import RECIPES
 from ..inputs import FlavorInput, Opener, Wanted
 from .naming import canonical_flavor, is_latent_name
 
@@ -157,13 +158,26 @@ def _flavor(typed: str, n_edges: Mapping[str, int], latent_size: int, option: st
         raise UsageError(
             f"flavor '{typed}' is unknown",
             where=option,
-            fix="Write it as <kind>_<atlas>_<processing>, such as FCcorr_fs86_hpf.",
+            fix=_meant(typed)
+            + "Write it as <kind>_<atlas>_<processing>, such as FCcorr_fs86_hpf.",
         )
     if found is None or (n_edges and found not in n_edges):
         raise UsageError(
             f"flavor '{typed}' is not in this model", where=option, fix=_hint(typed, n_edges)
         )
     return found
+
+
+def _meant(typed: str) -> str:
+    """Ask for the nearest kind and processing, of whatever atlas; empty if none is near."""
+    kind, _, rest = typed.partition("_")
+    atlas, _, processing = rest.rpartition("_")
+    known = {"_".join(recipe): recipe for recipe in RECIPES}
+    near = difflib.get_close_matches(f"{kind}_{processing}", known, n=1)
+    if not atlas or not near:
+        return ""
+    kind, processing = known[near[0]]
+    return f"Did you mean '{kind}_{atlas}_{processing}'? "
 
 
 def _hint(typed: str, known: Iterable[str]) -> str:

@@ -119,13 +119,15 @@ def _cohort_problems(
     if fitted and not 0 < options.n_components < n:
         yield ModelError(
             f"{options.n_components} components cannot be fitted to {n} participants",
-            fix=f"Ask for 1 to {max(n - 1, 1)} components, or train on more participants.",
+            fix=(f"Ask for 1 to {n - 1} components, or train" if n > 1 else "Train")
+            + " on more participants.",
         )
     least = options.batch_size if options.schedule == "reference" else 2
     if n < least:
         yield ModelError(
             f"{n} training participants do not fill a batch of {least}",
-            fix="Ask for smaller batches, or train on more participants.",
+            fix=("Ask for smaller batches, or train" if least > 2 else "Train")
+            + " on more participants.",
         )
     if split.validation.size == 1 or (options.early_stopping and not split.validation.size):
         yield ModelError(

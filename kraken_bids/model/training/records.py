@@ -215,6 +215,12 @@ def read_checkpoint(file: Path, *, expected: str) -> Checkpoint:
     ResourceError
         If there is none, it is damaged, or belongs to other data or options.
     """
+    if not file.is_file():
+        raise ResourceError(
+            "does not exist: no checkpoint to go on from",
+            where=str(file),
+            fix="Leave out '--resume' to train from the start.",
+        )
     try:
         with np.load(file, allow_pickle=False) as content:
             facts = parse_json(str(content["facts"]))

@@ -113,6 +113,19 @@ def test_without_a_model_any_flavor_of_any_size_is_opened(file):
         open_inputs([f"mine={file}"], {}, latent_size=0)
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("FCcor_mine4_hpf", "FCcorr_mine4_hpf"),
+        ("FCcorr_mine4_hfp", "FCcorr_mine4_hpf"),
+        ("SCifod2_mine4_volnorm", "SCifod2act_mine4_volnorm"),
+    ],
+)
+def test_without_a_model_the_nearest_kind_and_processing_are_asked_for(file, typed, meant):
+    with pytest.raises(UsageError, match=f"'{typed}' is unknown .*Did you mean '{meant}'"):
+        open_inputs([f"{typed}={file}"], {}, latent_size=0)
+
+
 def test_a_locked_file_is_told(tmp_path, monkeypatch, file):
     def refuse(path, wanted):
         raise PermissionError(13, "Permission denied")
