@@ -21,7 +21,7 @@ from .completion import (
     marker_path,
     remove_tree,
 )
-from .errors import InputError, KrakenBIDSError, Problems
+from .errors import InputError, KrakenBIDSError, Problems, suggest
 from .group_pages import draw_group_pages, participants_file
 from .lambda_search import (
     plan_fitted_lambdas,
@@ -64,6 +64,7 @@ def run_group(settings: Settings, *, action: str = "run", config: str = "") -> i
     key = translation_key(sessions, options, search)
     done = is_finished(dataset_dir, GROUP, key)
     _log.info("%s", cohort_table(sessions))
+    tell_absent_flavors(everything, settings.flavors)
     made_again = search.atlases if search else ()
     tell_measured_lambdas(sessions, settings, searched=made_again)
     tell_unchosen(sessions, settings, searched=made_again)
@@ -227,6 +228,14 @@ def of_flavors(
         )
         for session in sessions
     )
+
+
+def tell_absent_flavors(sessions: Sequence[CohortSession], flavors: Sequence[str]) -> None:
+    """Say which of the flavors asked for nobody has, and what may have been meant."""
+    there = {name for session in sessions for name, _ in session.connectomes}
+    for name in flavors:
+        if name not in there:
+            _log.warning("nobody has a measured %s (--flavors). %s", name, suggest(name, there))
 
 
 def find_all_connectomes(settings: Settings) -> tuple[CohortSession, ...]:

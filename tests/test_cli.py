@@ -92,6 +92,11 @@ def test_unknown_value_of_an_option_gives_code_2(folders, capsys):
     [
         (["--atlases", "fs68"], UsageError, "Did you mean 'fs86'"),
         (["--flavors", "FCcor_fs86_hpf"], UsageError, "Did you mean 'FCcorr_fs86_hpf'"),
+        (
+            ["--flavors", "FCcorr_fs86_hpf", "FCcorr_fs68_hpf"],
+            UsageError,
+            "'FCcorr_fs68_hpf' is of no known atlas.*Did you mean 'FCcorr_fs86_hpf'",
+        ),
         (["--adaptation", "zscore"], UsageError, "neither a mode nor a file.*meanshift"),
         (["--device", "gpu"], UsageError, "device 'gpu' is unknown.*cuda:0"),
         (["--streamlines", "many"], UsageError, "not a number of streamlines.*20k"),

@@ -138,3 +138,12 @@ def test_run_that_ends_between_deleting_and_its_mark_goes_on(group, out, monkeyp
     assert predictions(out, SC) == []
     assert group(FC, SC) == 0  # the first one again is not taken for finished
     assert len(predictions(out, SC)) == 3 * len(LABELS)
+
+
+def test_flavor_that_nobody_has_is_named_with_the_nearest_one(group, capfd):
+    assert group(FC, options=["--flavors", FC, "FCcorr_fs68_hpf", "--dry-run"]) == 0
+    told = capfd.readouterr()
+    assert f"nobody has a measured FCcorr_fs68_hpf (--flavors). Did you mean '{FC}'?" in (
+        told.out + told.err
+    )
+    assert f"nobody has a measured {FC}" not in told.out + told.err

@@ -92,6 +92,13 @@ def read_flavors(names: Iterable[str], *, are_measured: bool) -> tuple[str, ...]
                 where="--flavors",
                 fix=f"Processing that is measured: {', '.join(sorted(measured))}.",
             )
+        if are_measured and flavor.atlas not in atlas_names():
+            known = (Flavor(flavor.kind, name, flavor.processing) for name in atlas_names())
+            raise UsageError(
+                f"flavor '{flavor}' is of no known atlas",
+                where="--flavors",
+                fix=suggest(str(flavor), map(str, known)) + ".",
+            )
     return tuple(map(str, flavors))
 
 
