@@ -180,3 +180,23 @@ def test_on_paper_nothing_is_folded_away(open_page):
         .filter(table => !table.checkVisibility({contentVisibilityAuto: true})).length"""
     assert open_page("group").ask(hidden) > 0
     assert open_page("group", medium="print").ask(hidden) == 0
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_on_paper_no_column_is_cut_off(open_page, kind):
+    width = 700  # A4 and letter, without margins, are wider
+    tab = open_page(kind, width=width, medium="print")
+    right = """Array.from(document.querySelectorAll('table'),
+        table => table.getBoundingClientRect().right)"""
+    edges = tab.ask(right)
+    assert edges
+    assert max(edges) <= width
+    assert max(open_page(kind, width=width).ask(right)) > width  # there a table is scrolled
+
+
+def test_on_paper_two_pairs_of_connectomes_lie_side_by_side(open_page):
+    tab = open_page("participant", width=700, medium="print")
+    tops = tab.ask("Array.from(document.querySelectorAll('.grid.pairs figure'),"
+                   " figure => figure.getBoundingClientRect().top)")  # fmt: skip
+    assert len(tops) > 2
+    assert tops[0] == tops[1] < tops[2]
