@@ -118,6 +118,11 @@ def _introduction(
         + ATLAS_KEYS.get(name, f"({load_atlas(name).reference})")
         for name in settings.atlases
     )
+    given = ", ".join(
+        f"*{name}*"
+        for name, _ in settings.atlas_files
+        if settings.level == "participant" and name in settings.atlases
+    )
     libraries = "; ".join(
         f"{_program(name, versions)} {key}"
         for name, key in (("NumPy", "[@harris2020]"), ("SciPy", "[@virtanen2020]"),
@@ -136,6 +141,7 @@ def _introduction(
         f"{_program('Nipype', versions)} [@gorgolewski2011]{using}, from {data}, which were "
         "organised after BIDS [@gorgolewski2016]."
         + (f" Regions were those of {regions}." if regions else "")
+        + (f" Own label images were given for {given}." if given else "")
     )
 
 
@@ -212,10 +218,12 @@ def _functional(options: FunctionalOptions, atlases: tuple[str, ...]) -> str:
     from .bids.confounds import N_COMPCOR
     from .connectome.components import N_COMPONENTS
     from .connectome.motion import DISPLACEMENT_LIMIT_MM, GLOBAL_SIGNAL_LIMIT
+    from .images.tissue_masks import MIN_ERODED_VOXELS
 
     components = {
         "exact": f"the mean and the first {N_COMPONENTS} principal components of eroded white "
-        "matter and of eroded cerebrospinal fluid masks [@behzadi2007]",
+        "matter and of eroded cerebrospinal fluid masks [@behzadi2007] (a mask whole where "
+        f"erosion would have left fewer than {MIN_ERODED_VOXELS} voxels)",
         "columns": f"the first {N_COMPCOR} aCompCor columns of white matter and of "
         "cerebrospinal fluid from the confounds table [@behzadi2007]",
     }[options.compcor]
@@ -290,8 +298,8 @@ numbers {options.random_seed}). Tissues for the constraints came
 from {tissues}. Where ready tractograms or fibre orientation distributions were given, those were
 taken, as the sidecars say. A streamline was assigned to the nearest region within
 {options.assignment_radius_mm:g} mm of each end. Counts were scaled to {TRAINING_STREAMLINES:,}
-streamlines and divided by the mean volume of the two regions in units of
-{TRAINING_VOXEL_MM3:.7g} mm³.{weights}"""
+streamlines and, for the flavors by volume, divided by the mean volume of the two regions in units
+of {TRAINING_VOXEL_MM3:.7g} mm³.{weights}"""
 
 
 #: Where tissues come from, in words, by what `StructuralOptions.five_tissue` names.

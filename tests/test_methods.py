@@ -23,6 +23,7 @@ from kraken_bids.boilerplate import (
 from kraken_bids.citation import gather_methods, write_citation
 from kraken_bids.connectome.motion import DISPLACEMENT_LIMIT_MM
 from kraken_bids.errors import ResourceError
+from kraken_bids.images.tissue_masks import MIN_ERODED_VOXELS
 from kraken_bids.references import as_bibtex, cite, references
 from kraken_bids.report.methods_page import build_methods_page, find_methods
 from kraken_bids.settings import (
@@ -217,3 +218,16 @@ def test_the_last_run_with_a_text_is_found(tmp_path):
     (found,) = find_methods({"ours": tmp_path, "nothing": tmp_path / "none"})
     assert found.title == "ours"
     assert [block.items[0][0][0] for block in found.blocks] == ["new"]
+
+
+def test_masks_that_erosion_would_empty_are_said_to_be_whole(settings):
+    text = describe_methods(settings).markdown
+    assert f"would have left fewer than {MIN_ERODED_VOXELS} voxels" in text
+
+
+def test_given_label_images_are_named_where_they_are_used(settings):
+    files = (("coco439", Path("c.nii.gz")), ("shen268", Path("s.nii.gz")))
+    given = replace(settings, atlas_files=files)  # of these atlases, shen268 alone is asked for
+    assert "Own label images were given for *shen268*." in describe_methods(given).markdown
+    assert "Own label images" not in describe_methods(settings).markdown
+    assert "Own label images" not in describe_methods(replace(given, level="group")).markdown
