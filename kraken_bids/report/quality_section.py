@@ -58,23 +58,26 @@ class Spread:
     @property
     def outliers(self) -> tuple[int, ...]:
         """Rows that are unusual in this cohort, the most unusual first."""
-        low, high = far_from(self.values, least=LEAST_SESSIONS)
-        beyond = np.maximum(low - self.values, self.values - high)
-        return tuple(int(row) for row in np.argsort(-beyond, kind="stable") if beyond[row] > 0)
+        return _rows_beyond(self.values, *far_from(self.values, least=LEAST_SESSIONS))
 
     @property
     def beyond_limit(self) -> tuple[int, ...]:
-        """Rows beyond what is usual anywhere."""
+        """Rows beyond what is usual anywhere, the farthest first."""
         limit = _limit(self.column)
         if limit is None:
             return ()
-        wrong = (self.values < limit.least) | (self.values > limit.most)
-        return tuple(int(row) for row in np.flatnonzero(wrong))
+        return _rows_beyond(self.values, limit.least, limit.most)
 
     @property
     def named(self) -> tuple[int, ...]:
         """All rows that are told by name, each once."""
         return tuple(dict.fromkeys((*self.beyond_limit, *self.outliers)))
+
+
+def _rows_beyond(values: np.ndarray, low: float, high: float) -> tuple[int, ...]:
+    """Rows below one bound or above the other, the farthest first."""
+    beyond = np.maximum(low - values, values - high)
+    return tuple(int(row) for row in np.argsort(-beyond, kind="stable") if beyond[row] > 0)
 
 
 def read_spreads(measures: Measures) -> list[Spread]:
@@ -135,9 +138,9 @@ def spread_pictures(spreads: Sequence[Spread]) -> list[Picture]:
             "the names of outliers are in the table below",
             caption="Each point is a session. Black line and orange bar: published mean and its "
             "spread (the young healthy adults of the training data). Red line: limit of what is "
-            "usual anywhere. Named: beyond that limit, or farther than "
-            f"{FAR_SDS:g} standard deviations (from the median absolute deviation) from the "
-            "cohort's median.",
+            f"usual anywhere. Named, the {_MOST_NAMES} farthest at most: beyond that limit, or "
+            f"more than {FAR_SDS:g} standard deviations (from the median absolute deviation) from "
+            "the cohort's median.",
         )
     ]
 
@@ -191,3 +194,4 @@ def _draw_spread(axes: Axes, spread: Spread, rng: np.random.Generator) -> None:
     style(axes, title=spread.column)
     axes.title.set_fontsize(8)
     axes.tick_params(labelsize=7)
+    axes.locator_params(axis="x", nbins=5)  # long numbers would run into each other

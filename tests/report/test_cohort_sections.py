@@ -18,6 +18,7 @@ from kraken_bids.report.cohort_summary import (
 )
 from kraken_bids.report.motion_section import MotionSums, motion_grid, motion_pictures
 from kraken_bids.report.quality_section import (
+    draw_spreads,
     read_spreads,
     spread_grid,
     spread_pictures,
@@ -179,3 +180,17 @@ def test_a_session_says_what_it_lacks(cohort):
         "regions of fs86 1", "regions of fs86 1",
         "no structural connectomes; regions of fs86 1",
     ]  # fmt: skip
+
+
+def test_farthest_beyond_the_usual_are_named_first():
+    values = (("sub-01", 1.9), ("sub-02", 0.4), ("sub-03", 2.5), ("sub-04", 1.2))
+    (spread,) = read_spreads({"pcorr_dof_per_region_fs86": values})
+    assert [spread.labels[row] for row in spread.named] == ["sub-02", "sub-04", "sub-01"]
+
+
+def test_few_numbers_stand_below_the_points():
+    values = [(f"sub-{row:02d}", 0.01772 + row * 0.0033) for row in range(6)]
+    (axes,) = draw_spreads(read_spreads({"gcor_hpfgsr": values})).figure.axes
+    left, right = axes.get_xlim()
+    shown = [place for place in axes.get_xticks() if left <= place <= right]
+    assert 2 < len(shown) < 7  # eight of seven digits ran into each other
