@@ -14,6 +14,8 @@ from ..errors import UsageError
 from .options import ProblemList
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..model.training import TrainingOptions
 
 _log = logging.getLogger(__name__)
@@ -172,7 +174,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..model.training.records import SPLIT_NAME, write_split
     from ..model.typical import note_typical
     from .prediction_setup import check_nprocs
-    from .training_figures import draw_records
+    from .training_figures import LiveCurves, draw_records
     from .training_setup import (
         check_transforms,
         describe_data,
@@ -229,7 +231,7 @@ def run(arguments: argparse.Namespace) -> int:
         scratch=scratch,
         device=device,
         n_threads=arguments.nprocs or available_cores(),
-        progress=_Progress(options.epochs),
+        progress=_Progress(options.epochs, LiveCurves(folder)),
     )
     watched = split.validation
     note_typical(bundle, {name: edges[watched] for name, edges in cohort.connectomes.items()})
@@ -252,15 +254,16 @@ def _options(arguments: argparse.Namespace) -> TrainingOptions:
 
 
 class _Progress:
-    """A bar with loss and time left on a terminal, else some lines of the log."""
+    """A bar with loss and time left on a terminal, else some lines of the log; and curves."""
 
-    def __init__(self, n_epochs: int) -> None:
-        self._n_epochs = n_epochs
+    def __init__(self, n_epochs: int, draw: Callable[[], None]) -> None:
+        self._n_epochs, self._draw = n_epochs, draw
         self._is_terminal = sys.stderr.isatty()
         self._start, self._first, self._told = time.monotonic(), 0, 0.0
 
     def __call__(self, epoch: int, loss: float) -> None:
         """Tell of an epoch."""
+        self._draw()
         now = time.monotonic()
         if not self._first:  # a training that goes on does not start at 1
             self._first, self._start = epoch, now
