@@ -97,6 +97,11 @@ def test_unknown_value_of_an_option_gives_code_2(folders, capsys):
             UsageError,
             "'FCcorr_fs68_hpf' is of no known atlas.*Did you mean 'FCcorr_fs86_hpf'",
         ),
+        (
+            ["--atlases", "fs86", "--flavors", "FCcorr_fs86_hpf", "FCcorr_shen268_hpf"],
+            UsageError,
+            "'FCcorr_shen268_hpf' is of an atlas that is left out \\(--atlases fs86\\)",
+        ),
         (["--adaptation", "zscore"], UsageError, "neither a mode nor a file.*meanshift"),
         (["--device", "gpu"], UsageError, "device 'gpu' is unknown.*cuda:0"),
         (["--streamlines", "many"], UsageError, "not a number of streamlines.*20k"),

@@ -61,6 +61,13 @@ def read_connectomes(texts: Iterable[str]) -> tuple[str, ...]:
 def read_atlases(names: Iterable[str], flavors: Iterable[str]) -> tuple[str, ...]:
     """Atlases asked for; else the default ones and those of the flavors asked for."""
     asked = {load_atlas(name).name for name in names}
+    for flavor in map(Flavor.parse, flavors):
+        if asked and flavor.atlas in atlas_names() and flavor.atlas not in asked:
+            raise UsageError(
+                f"flavor '{flavor}' is of an atlas that is left out",
+                where=f"--atlases {' '.join(sorted(asked))}",
+                fix=f"Add {flavor.atlas} there, or leave the flavor out of --flavors.",
+            )
     asked = asked or {*default_atlas_names(), *(Flavor.parse(name).atlas for name in flavors)}
     return tuple(name for name in atlas_names() if name in asked)
 
