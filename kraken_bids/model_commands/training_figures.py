@@ -41,10 +41,8 @@ class LiveCurves:
             return
         try:
             draw_curves(self._folder)
-        except (
-            OSError,
-            ResourceError,
-        ) as error:  # a training of hours does not end for want of a figure
+        except (OSError, ResourceError) as error:
+            # a training of hours does not end for want of a figure
             _log.warning("%s cannot be drawn: %s", self._folder / CURVES_NAME, error)
         now = self._clock()
         self._next = now + max((now - start) / _SHARE, _FIRST_S)

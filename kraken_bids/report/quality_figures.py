@@ -34,6 +34,8 @@ TISSUES: tuple[tuple[str, str], ...] = (
     ("lesion", GREEN),
 )
 
+#: Tissues by place, in the order in which they are drawn: small ones on top of large ones.
+_DRAWN = (3, 2, 0, 4, 1)
 
 #: Rows of planes, by the array that they show.
 _ROWS: dict[str, str] = {
@@ -158,9 +160,10 @@ def _draw_plane(
     top = float(np.percentile(background[background > 0], 99)) if (background > 0).any() else 1.0
     axes.imshow(slab, cmap=colour_map("gray"), vmin=0, vmax=top, **look)
     if key == "five_tissue" and overlay is not None:
-        for tissue, (_name, colour) in enumerate(TISSUES):
+        for tissue in _DRAWN:
             fraction = np.nan_to_num(overlay[..., tissue].take(index, axis=plane)).T
             if fraction.max() > 0.5:
+                colour = TISSUES[tissue][1]
                 axes.contour(fraction, levels=[0.5], colors=[colour], linewidths=0.8)
     elif key == "density" and overlay is not None:
         values = np.nan_to_num(overlay.take(index, axis=plane)).T

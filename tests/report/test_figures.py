@@ -12,7 +12,8 @@ from PIL import Image
 from kraken_bids.atlases import load_atlas
 from kraken_bids.errors import InputError, UsageError
 from kraken_bids.flavors import CORE_FLAVORS
-from kraken_bids.report.canvas import MAX_BYTES, encode_png
+from kraken_bids.report import quality_figures
+from kraken_bids.report.canvas import MAX_BYTES, PURPLE, encode_png
 from kraken_bids.report.cohort_figures import draw_adaptation, draw_identification
 from kraken_bids.report.connectome_panels import draw_functional_panel, draw_structural_panel
 from kraken_bids.report.figures import FIGURES, draw_figure
@@ -142,6 +143,23 @@ def test_volumes_are_turned_to_right_anterior_superior(rng, signs, order):
     turned, sizes = to_ras(stored, stored_affine)
     np.testing.assert_array_equal(turned, volume)
     np.testing.assert_allclose(sizes, [2, 3, 4])
+
+
+def test_small_tissues_are_drawn_on_top_of_those_around_them(fake, rng, monkeypatch):
+    overview = fake.make_overview(rng)
+    inner = np.zeros(overview["five_tissue"].shape[:3])
+    inner[tuple(slice(size // 3, 2 * size // 3) for size in inner.shape)] = 1
+    nothing = np.zeros_like(inner)
+    overview["five_tissue"] = np.stack([nothing, inner, 1 - inner, nothing, nothing], axis=-1)
+    purple = np.array([int(PURPLE[start : start + 2], 16) for start in (1, 3, 5)])
+
+    def n_purple():
+        found = pixels(encode_png(draw_structural_qc(overview))).astype(int)
+        return int((np.abs(found - purple).max(axis=-1) < 24).sum())
+
+    on_top = n_purple()
+    monkeypatch.setattr(quality_figures, "_DRAWN", (0, 1, 2, 3, 4))  # white matter over it
+    assert on_top > n_purple() + 100
 
 
 def test_cohort_figures_are_small(rng):
