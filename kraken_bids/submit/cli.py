@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..cli import make_parser, run_command
-from ..errors import InputError, ResourceError
+from ..errors import InputError, ResourceError, UsageError
 from .options import level_options, make_submit_parser, with_absolute_paths
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def _submit(namespace: argparse.Namespace, parser: argparse.ArgumentParser) -> i
 
     if namespace.config_file:
         apply_config(namespace, parser, file=namespace.config_file)
+    _refuse_questions(namespace)
     record = _last_record(namespace, parser)
     namespace = with_absolute_paths(namespace)
     settings = _check_levels(namespace)
@@ -67,6 +68,20 @@ def _submit(namespace: argparse.Namespace, parser: argparse.ArgumentParser) -> i
     else:
         _hand_over(submission)
     return 1 if n_problems else 0
+
+
+def _refuse_questions(namespace: argparse.Namespace) -> None:
+    """Who asks how things stand shall not start a cohort."""
+    for name in ("status", "reports_only", "boilerplate_only"):
+        if getattr(namespace, name):
+            option = f"--{name.replace('_', '-')}"
+            level = "group" if namespace.level == "group" else "participant"
+            raise UsageError(
+                "this needs no jobs, and none were submitted",
+                where=option,
+                fix=f"Run kraken-bids {namespace.bids_dir} {namespace.output_dir} {level} "
+                f"{option}, with the options of the jobs.",
+            )
 
 
 def _last_record(namespace: argparse.Namespace, parser: argparse.ArgumentParser) -> Record | None:

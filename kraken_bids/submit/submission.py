@@ -293,8 +293,8 @@ def _command(
     binds = [text for path in bound_folders(namespace, settings) for text in ("-B", path)]
     gpu = ["--nv"] if namespace.gpus and _translates(namespace, level) else []
     runtime = (namespace.container_runtime, "run", "--containall", "--cleanenv")
-    # Atlases and models are those that this call looked at, then the image's own: what was made
-    # of others would not count as done.
+    # Atlases and models are those that this call looked at, in place of the image's own: what was
+    # made of others would not count as done.
     kept = os.pathsep.join(map(str, _kept_resources()))
     resources = ["--env", f"{RESOURCES_VARIABLE}={kept}"] if kept else []
     return (*runtime, *gpu, *resources, *binds, image, *arguments)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,18 @@ def test_labels_and_help_say_what_it_is(user, sif):
 
 def test_image_tests_itself(user, sif):
     assert "smoke test: passed" in user("apptainer", "test", "--containall", "--cleanenv", sif)
+
+
+def test_folder_of_resources_comes_beside_the_images_own(user, sif):
+    """As the README names both: Apptainer puts what is given in place of what the image sets."""
+    both = "KRAKEN_BIDS_RESOURCES=/resources:/opt/kraken-bids/resources"
+    readme = Path(__file__).parents[2] / "containers" / "README.md"
+    assert f"--env {both}`" in readme.read_text("utf-8")
+    listed = user(
+        "apptainer", "--quiet", "exec", *SHUT, "--env", both, sif,
+        "kraken-model", "fetch", "--list",
+    )  # fmt: skip
+    assert "shen268\tyes" in listed
 
 
 def test_both_levels_without_network_or_home(user, sif, share, shared_study):

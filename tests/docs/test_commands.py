@@ -75,7 +75,7 @@ RUN_ELSEWHERE = {
         "tests/container/test_apptainer.py::test_image_tests_itself",
     "python containers/boutiques.py --image kraken-bids > boutiques.json":
         "tests/container/test_boutiques.py::test_descriptor_is_valid",
-    "bosh exec launch boutiques.json values.json --no-pull":
+    "bosh exec launch boutiques.json values.json --no-pull --user":
         "tests/container/test_image.py::test_boutiques_runs_the_image",
 }  # fmt: skip
 #: Why those of BABS are not run: tests/test_babs.py holds its configuration to our options.

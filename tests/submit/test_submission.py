@@ -282,6 +282,14 @@ def test_what_cannot_be_carried_out_is_refused_before_any_job(
     assert not scheduler.exists()
 
 
+@pytest.mark.parametrize("option", ["--status", "--reports-only", "--boilerplate-only"])
+def test_who_only_asks_submits_nothing(submit, scheduler, option):
+    code, printed, said = submit(option)
+    assert (code, printed) == (2, "")
+    assert f" participant {option}, with the options of the jobs" in said
+    assert not scheduler.exists()
+
+
 def test_model_that_is_not_there_is_refused_before_any_job(submit, scheduler, tmp_path):
     code, _, said = submit("--model-dir", tmp_path / "models", level="both")
     assert code == 3
