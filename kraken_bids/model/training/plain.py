@@ -161,6 +161,8 @@ class PlainSteps:
 
     def _decode(self, number: int, rows: Rows, kept: Kept) -> Callable[[], tuple[Tensor, Tensor]]:
         """Give what computes a part of the targets."""
+        if len(self.targets) == 1:
+            return partial(self.outputs[0], rows, kept.outputs, kept.output_scale)
         targets = self.targets[number]
         outputs = None if kept.outputs is None else kept.outputs[targets]
         return partial(self.outputs[number], rows.of(targets), outputs, kept.output_scale)

@@ -18,6 +18,7 @@ from .order import Batches, draw_pairs, rounds, shuffle, split_batches
 from .plain import PlainSteps, Step
 from .plain_outputs import PlainModel, Shares
 from .products import Rows
+from .side_by_side import SideBySide
 from .similarity import similarity_step
 
 #: Streams of random numbers that follow from seed and epoch.
@@ -211,9 +212,8 @@ def _train_round(
             loss, Shares(), options.dropout, options.output_dropout or 0.0, options.normalize,
             is_joint=False,
         )  # fmt: skip
-        steps = PlainSteps(
-            model, both, adam.whole, options.batch_size, buffers, network.side_by_side
-        )
+        # a step of some pairs is over before a second thread is of use
+        steps = PlainSteps(model, both, adam.whole, options.batch_size, buffers, SideBySide())
         kept = steps.kept(dropout, batches.values.shape[1])
     nothing = torch.zeros(len(pairs), device=device)
     sums = Step(nothing, nothing.clone(), totals.between)
