@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 #: Names in the folder of records.
 CURVES_NAME, HEATMAPS_NAME = "training.png", "validation.png"
 #: Seconds until losses are drawn for the first time, and the share of the time that goes into it.
-_FIRST_S, _SHARE = 20.0, 0.02
+_FIRST_S, _SHARE = 60.0, 0.02
 
 
 class LiveCurves:

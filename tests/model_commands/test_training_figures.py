@@ -12,13 +12,13 @@ from kraken_bids.model_commands.training_figures import CURVES_NAME, LiveCurves
 
 
 class Clock:
-    """Tells the time; each look takes a second."""
+    """Tells the time; each look takes two seconds."""
 
     def __init__(self):
         self.now = 0.0
 
     def __call__(self):
-        self.now += 1
+        self.now += 2
         return self.now
 
 
@@ -40,11 +40,11 @@ def test_losses_are_drawn_while_a_training_runs(table, tmp_path, monkeypatch):
     monkeypatch.setattr(training_figures, "draw_curves", counted)
     clock = Clock()
     live = LiveCurves(tmp_path, clock)
-    for epoch in range(2, 200):
+    for epoch in range(2, 240):
         table.add({"epoch": epoch, "seconds": clock.now, "loss": 2 / epoch})
         live()
-    # first after 20 s; then a second of drawing in fifty
-    assert [round(time) for time in drawn] == [21, 72, 123, 174]
+    # first after a minute; then two seconds of drawing in a hundred
+    assert [round(time) for time in drawn] == [62, 164, 266, 368, 470]
     with Image.open(tmp_path / CURVES_NAME) as figure:
         assert figure.width > 100
 
@@ -52,6 +52,6 @@ def test_losses_are_drawn_while_a_training_runs(table, tmp_path, monkeypatch):
 def test_a_figure_that_cannot_be_drawn_does_not_end_a_training(table, tmp_path, caplog):
     live = LiveCurves(tmp_path / "gone", Clock())
     with caplog.at_level(logging.WARNING):
-        for _ in range(30):
+        for _ in range(70):
             live()
     assert "training.png cannot be drawn" in caplog.text
