@@ -88,8 +88,13 @@ save_base() {
 }
 
 remove() {
-    local kept attempt
-    [ $# -eq 0 ] || podman rmi -f "$@" >/dev/null
+    local kept attempt name
+    # One after the other: podman fails at images that another call removes while it lists them.
+    exec 9> "${TMPDIR:-/tmp}/kraken-bids-images.lock"
+    flock 9
+    for name in "$@"; do
+        ! podman image exists "$name" || podman rmi -f "$name" >/dev/null
+    done
     # An image takes its untagged parents along, which the same call then does not find.
     for attempt in 1 2 3 4; do
         kept=$(podman images -aq --filter label=kraken-bids.build --filter dangling=true | sort -u)
