@@ -12,6 +12,7 @@ from kraken_bids.model.training.network import Network
 from kraken_bids.model.training.plain_outputs import PlainOutputs
 from kraken_bids.model.training.schedules import EPOCHS
 from kraken_bids.model.training.side_by_side import SideBySide, cut
+from kraken_bids.model.training.trainer import _one_thread
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,18 @@ def test_parts_give_what_they_give_in_their_order(n_threads):
     found = SideBySide(n_threads)(meet, [meet, lambda: "last"])
     assert [found[0], found[-1]] == [here, "last"]
     assert (found[1] == here) == (n_threads == 1)
+
+
+def test_torch_computes_on_one_thread_in_the_second_one_too():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        # arrays of these tests are too small for torch to share them out
+        assert SideBySide(2)(torch.get_num_threads, [torch.get_num_threads]) == [2, 2]
+        with _one_thread():
+            assert SideBySide(2)(torch.get_num_threads, [torch.get_num_threads]) == [1, 1]
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("position", [0, 1])

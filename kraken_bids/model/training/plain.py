@@ -101,7 +101,7 @@ class PlainSteps:
         self.outputs = [
             PlainOutputs(
                 model, given[part], decoders[part], by_decoders[part], n_sources, n, buffers,
-                f" {number}",
+                str(number),
             )
             for number, part in enumerate(self.targets)
         ]  # fmt: skip

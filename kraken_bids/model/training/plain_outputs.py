@@ -110,20 +110,20 @@ class PlainOutputs:
         n_sources: int,
         n: int,
         buffers: Buffers,
-        name: str = "",
+        name: str,
     ) -> None:
         self.model, self.given = model, given
         self.decoders, self.by_decoders = decoders, by_decoders
         self.terms = scaled(model.loss.closed_terms("output"), model.shares.output)
         self.weight, self.bias = decoders[:, :-1], decoders[:, -1:]
         n_targets, n_rows = len(decoders), given.shape[1]
-        self.y = buffers(f"predicted{name}", n_targets, n_rows, decoders.shape[-1])
-        self.along = buffers(f"predicted along truth{name}", n_targets, n_rows, n + 1)
+        self.y = buffers(f"predicted {name}", n_targets, n_rows, decoders.shape[-1])
+        self.along = buffers(f"predicted along truth {name}", n_targets, n_rows, n + 1)
         self.products = self.along[..., :n], self.along[..., n:]
         size = decoders.shape[1] - 1
-        self.d_given = buffers(f"given gradient{name}", n_targets, n_rows, size)
+        self.d_given = buffers(f"given gradient {name}", n_targets, n_rows, size)
         lead = (n_targets, n_sources) if model.is_joint else (n_targets,)
-        self.by = Gradients(buffers(f"outputs' products{name}", *lead, n, n + 2))
+        self.by = Gradients(buffers(f"outputs' products {name}", *lead, n, n + 2))
 
     @torch.no_grad()
     def __call__(self, rows: Rows, kept: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:

@@ -102,10 +102,7 @@ def train_krakencoder(
             features[name] = _features(
                 name, values, options, split, transforms, device, scratch or Scratch()
             )
-        run = TrainingRun(
-            features, split, options, records, device, target,
-            n_threads=n_threads,
-        )  # fmt: skip
+        run = TrainingRun(features, split, options, records, device, target, n_threads=n_threads)
         run.train(progress)
     return write_trained(run, out_dir, connectomes, transforms, dict(provenance or {}))
 
