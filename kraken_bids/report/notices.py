@@ -85,7 +85,7 @@ def _withheld(session: FoundSession, start: str) -> Iterator[Notice]:
 
 
 def _empty_regions(matrices: Mapping[str, Matrix], start: str) -> Iterator[Notice]:
-    """Regions that are missing, or that no streamline reaches, by atlas and modality."""
+    """Regions that are missing, or that no streamline joins to another, by atlas and modality."""
     told: set[tuple[str, ...]] = set()
     for name, matrix in matrices.items():
         flavor = Flavor.parse(name)
@@ -109,8 +109,8 @@ def _empty_regions(matrices: Mapping[str, Matrix], start: str) -> Iterator[Notic
         if flavor.group == "SC" and idle.any() and (flavor.kind, flavor.atlas) not in told:
             told.add((flavor.kind, flavor.atlas))
             yield Notice(
-                f"{start}{n_of(int(idle.sum()), 'region')} of {flavor.atlas} reached by no "
-                f"streamline in {name}",
-                "more streamlines or another seeding may reach them",
+                f"{start}{n_of(int(idle.sum()), 'region')} of {flavor.atlas} that no "
+                f"streamline joins to another one in {name}",
+                "more streamlines or another seeding may join them",
                 names=tuple(names[index] for index in np.flatnonzero(idle)),
             )
