@@ -17,7 +17,7 @@ from .completion import remove_tree
 from .errors import KrakenBIDSError, ResourceError
 from .plan import DiffusionRun, FunctionalRun, SessionPlan
 from .settings import Settings
-from .storage import load_json
+from .storage import load_json, nearest_folder
 
 _log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def check_scratch(
         If the disk of the working folder has less room than is needed.
     """
     estimate = estimate_scratch(plans, settings)
-    free = shutil.disk_usage(settings.work_dir).free
+    free = shutil.disk_usage(nearest_folder(settings.work_dir)).free
     needed = max(estimate.needed_bytes - used_bytes(work_dirs), 0)
     if estimate.needed_bytes == 0:
         return estimate

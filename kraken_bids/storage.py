@@ -144,6 +144,17 @@ def _told(path: Path) -> Iterator[None]:
         ) from error
 
 
+def nearest_folder(path: Path) -> Path:
+    """The path itself where it is there, else the nearest above it that is.
+
+    Examples
+    --------
+    >>> nearest_folder(Path("/no-such-folder/inside"))
+    PosixPath('/')
+    """
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
 def process_mark() -> str:
     """Mark of this process: where it runs (8 hexadecimal digits), its number, and its start.
 

@@ -285,6 +285,27 @@ def test_unwritable_output_folder_is_told_before_any_work(tmp_path, capsys):
     assert "Traceback" not in told
 
 
+@pytest.mark.parametrize("action", ["--dry-run", "--status"])
+def test_looking_makes_no_folder(action, tmp_path):
+    out, work = tmp_path / "new" / "out", tmp_path / "new" / "work"
+    data = tmp_path / "data"
+    data.mkdir()
+    main([str(data), str(out), "participant", "-w", str(work), action])
+    assert not (tmp_path / "new").exists()
+
+
+def test_dry_run_tells_that_the_output_folder_cannot_be_written(tmp_path, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where a folder must be")
+    data = tmp_path / "data"
+    data.mkdir()
+    words = [str(data), str(blocked / "out"), "participant", "-w", str(tmp_path / "w")]
+    assert main([*words, "--dry-run"]) == ResourceError.exit_code
+    told = capsys.readouterr().err
+    assert f"cannot be written: {blocked} is a file" in told
+    assert "OUTPUT_DIR" in told
+
+
 def test_output_folder_must_not_be_the_input(folders):
     parser = make_parser()
     words = parser.parse_args([folders[0], folders[0], "participant"])

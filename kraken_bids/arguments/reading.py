@@ -37,6 +37,7 @@ from .values import (
     Reader,
     existing_file,
     existing_folder,
+    folder_to_be,
     named_paths,
     optional_path,
     writable_folder,
@@ -63,7 +64,7 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
         reader.read(lambda: apply_config(namespace, parser, file=namespace.config_file), None)
     n = namespace
     bids_dir = reader.read(lambda: existing_folder(n.bids_dir, "BIDS_DIR"), Path(n.bids_dir))
-    output_dir = reader.read(lambda: writable_folder(n.output_dir, "OUTPUT_DIR"), Path())
+    output_dir = reader.read(lambda: _own_folder(n.output_dir, "OUTPUT_DIR", n), Path())
     flavors: tuple[str, ...] = ()
     ready, folders = part_connectomes(n)
     measures = n.level == "participant" and not ready
@@ -72,7 +73,7 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
     settings = Settings(
         bids_dir=bids_dir,
         output_dir=output_dir,
-        work_dir=reader.read(lambda: writable_folder(work_text, "--work-dir"), Path()),
+        work_dir=reader.read(lambda: _own_folder(work_text, "--work-dir", n), Path()),
         level=n.level,
         selection=read_selection(n, reader),
         derivatives=reader.read(
@@ -121,6 +122,13 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
     if reader.problems:
         raise Problems(reader.problems)
     return settings
+
+
+def _own_folder(text: str, option: str, namespace: argparse.Namespace) -> Path:
+    """A folder of outputs or of work; made only where something will be written."""
+    if namespace.status:  # others' runs may be looked at, too
+        return Path(text).expanduser().absolute()
+    return (folder_to_be if namespace.dry_run else writable_folder)(text, option)
 
 
 def _check_folders(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import InputError, KrakenBIDSError, Problems, ResourceError, UsageError, suggest
-from ..storage import atomic_path
+from ..storage import atomic_path, nearest_folder
 
 T = TypeVar("T")
 
@@ -56,12 +57,27 @@ def writable_folder(text: str, option: str) -> Path:
             pass
         (path / ".kraken-bids" / "probe").unlink(missing_ok=True)  # others probe, too
     except ResourceError as error:
-        raise ResourceError(
-            f"the folder {text} cannot be written: {error.what.partition(': ')[2]}",
-            where=option,
-            fix="Give a folder that you may write to.",
-        ) from error
+        raise _unwritable(text, option, error.what.partition(": ")[2]) from error
     return path
+
+
+def folder_to_be(text: str, option: str) -> Path:
+    """Absolute path of a folder that could be written to; nothing is made or written."""
+    path = Path(text).expanduser().absolute()
+    above = nearest_folder(path)
+    if not above.is_dir():
+        raise _unwritable(text, option, f"{above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _unwritable(text, option, f"{above} may not be written to")
+    return path
+
+
+def _unwritable(text: str, option: str, why: str) -> ResourceError:
+    return ResourceError(
+        f"the folder {text} cannot be written: {why}",
+        where=option,
+        fix="Give a folder that you may write to.",
+    )
 
 
 def optional_path(

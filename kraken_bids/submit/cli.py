@@ -127,7 +127,8 @@ def _check_levels(namespace: argparse.Namespace) -> dict[str, Settings]:
         options = level_options(namespace, level, parser=parser)
         options.participant_label = namespace.participant_label
         fill_resources(options)
-        options.dry_run = level == "group"  # a model that is not at hand is not fetched here
+        # A model that is not at hand is not fetched here.
+        options.dry_run = namespace.dry_run or level == "group"
         checked[level] = settings_from(options, parser)
         if level == "group" and checked[level].translation.model_dir is None:
             name = namespace.model or "krakencoder-2024"

@@ -207,6 +207,17 @@ def test_status_and_dry_run_tell_and_write_nothing(line, run, listed):
     assert listed(line.results) == before
 
 
+@pytest.mark.parametrize(("action", "told"), [("--dry-run", "3 of 3 sessions are to be done"),
+                                              ("--status", "0 of 3 done")])  # fmt: skip
+def test_looking_before_the_first_run_makes_no_folder(line, run, tmp_path, action, told):
+    words = line.participant_words()
+    new = {line.results: tmp_path / "new" / "results", line.work: tmp_path / "new" / "work"}
+    looked = run(*(new.get(word, word) for word in words), action)
+    assert looked.code == 0
+    assert told in looked.text
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_group_level_can_be_asked_before_its_model_is_fetched(line, run, listed, tmp_path):
     before = listed(line.results)
     for action in ("--status", "--dry-run"):
