@@ -201,7 +201,7 @@ def _chosen(inputs: MatchedInputs, asked: Sequence[str]) -> NDArray[np.bool_]:
     if not asked:
         return np.ones(len(inputs.participants), dtype=bool)
     from ..formats.reading.matching import select_participants
-    from .prediction_setup import read_ids
+    from .given_inputs import read_ids
 
     wanted = select_participants(inputs, read_ids(asked), option="--evaluate-on")
     return np.isin(inputs.participants, wanted.participants)

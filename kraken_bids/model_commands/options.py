@@ -107,3 +107,11 @@ def parse_pairs(texts: Iterable[str], option: str) -> dict[str, str]:
             raise UsageError(f"'{name}' is given twice", where=option, fix="Give it once.")
         pairs[name] = value
     return pairs
+
+
+def check_nprocs(asked: int | None) -> None:
+    """Refuse a number of threads below 1."""
+    if asked is not None and asked < 1:
+        raise UsageError(
+            f"{asked} threads cannot compute", where="--nprocs", fix="Give 1 or more."
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,31 +17,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bids.cohort import read_sites
 from ..connectome.adaptation import ADAPTATIONS, Adaptation, resolve_mode
-from ..errors import InputError, KrakenBIDSError, UsageError, suggest
+from ..errors import UsageError, suggest
 from ..formats.inputs import MatchedInputs
 from ..formats.outputs import OutputFacts
-from ..formats.reading.matching import match_inputs, select_participants
 from ..formats.reading.naming import is_latent_name
-from ..formats.reading.opening import open_inputs
 from ..formats.writing.opening import check_output
-from ..model.adaptation_file import load_adaptations_for
 from ..model.bundle import Bundle
-from ..model.cohort_fit import FitSample, plan_fit
+from ..model.cohort_fit import FitSample
 from ..model.cohort_reading import CohortReader
 from ..model.devices import parse_device
 from ..model.fusion import PlannedSource, plan_predictions, resolve_fusions, resolve_members
-from ..model.translation import adaptation_key
-from .input_lambdas import check_lambdas, fit_provenance
-from .options import ProblemList, open_model, parse_pairs
+from .adaptation_setup import check_scale, settle_adaptation
+from .given_inputs import open_matched, select_matched
+from .input_lambdas import fit_provenance
+from .options import ProblemList, check_nprocs, open_model, parse_pairs
 
 _log = logging.getLogger(__name__)
 
 #: Target that stands for the latents themselves.
 ENCODED = "encoded"
-#: How many ids a message names.
-_N_NAMED = 5
 
 
 @dataclass(eq=False)
@@ -181,14 +176,14 @@ def prepare(arguments: argparse.Namespace, stack: ExitStack, *, is_written: bool
     problems.add(names.found)
     inputs = None
     with problems.gathering():
-        inputs = _open(arguments.input, bundle)
-        inputs = _select(inputs, arguments.participant_label)
+        inputs = open_matched(arguments.input, bundle)
+        inputs = select_matched(inputs, arguments.participant_label)
     if inputs is None:
         raise problems.error()
     setup = None
     with problems.gathering():
         if names.found:
-            _settle_adaptation(arguments, bundle, inputs, problems)
+            settle_adaptation(arguments, bundle, inputs, problems)
         else:
             setup = _make_setup(arguments, bundle, inputs, problems)
     if problems.found or setup is None:
@@ -199,14 +194,6 @@ def prepare(arguments: argparse.Namespace, stack: ExitStack, *, is_written: bool
             arguments.output, n_participants=len(ids), participants=ids, facts=setup.facts()
         )
     return setup
-
-
-def check_nprocs(asked: int | None) -> None:
-    """Refuse a number of threads below 1."""
-    if asked is not None and asked < 1:
-        raise UsageError(
-            f"{asked} threads cannot compute", where="--nprocs", fix="Give 1 or more."
-        )
 
 
 def _check_options(arguments: argparse.Namespace, problems: ProblemList) -> None:
@@ -268,44 +255,6 @@ def _check_fusions(texts: Sequence[str], bundle: Bundle) -> None:
             )  # fmt: skip
 
 
-def _open(texts: Sequence[str], bundle: Bundle, option: str = "--input") -> MatchedInputs:
-    n_edges = {flavor: bundle.n_edges(flavor) for flavor in bundle.flavors}
-    return match_inputs(open_inputs(texts, n_edges, latent_size=bundle.latent_size, option=option))
-
-
-def _select(inputs: MatchedInputs, asked: Sequence[str]) -> MatchedInputs:
-    """Restrict inputs to participants asked for, all if none are; inputs without them are said."""
-    if not asked:
-        return inputs
-    chosen = select_participants(inputs, read_ids(asked), option="--participant-label")
-    kept = {name: found for name, found in chosen.positions.items() if (found >= 0).any()}
-    for name in chosen.inputs:
-        if name not in kept:
-            _log.warning("%s is left out: none of the participants chosen has it", name)
-    return MatchedInputs(chosen.participants, {name: chosen.inputs[name] for name in kept}, kept)
-
-
-def read_ids(texts: Iterable[str]) -> list[str]:
-    """Ids as typed, or read from files: a table's ``participant_id``, or a list."""
-    found: list[str] = []
-    for text in texts:
-        path = Path(text)
-        if not path.is_file():
-            found.append(text)
-            continue
-        try:
-            lines = path.read_text("utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"cannot be read: {error}", where=text, fix="Give a list or table of ids as text."
-            ) from error
-        if lines and "participant_id" in lines[0].split("\t"):
-            found.extend(read_sites("participant_id", path))
-        else:
-            found.extend(line.strip() for line in lines if line.strip())
-    return found
-
-
 def _make_setup(
     arguments: argparse.Namespace,
     bundle: Bundle,
@@ -346,9 +295,9 @@ def _make_setup(
                 fix="Choose sources that have inputs and targets that they can predict.",
             )
         )
-    settled = _settle_adaptation(arguments, bundle, inputs, problems)
+    settled = settle_adaptation(arguments, bundle, inputs, problems)
     if arguments.predict_scale == "input" and settled.mode != "none":
-        _check_scale(settled.keys, plan, settled.sites)
+        check_scale(settled.keys, plan, settled.sites)
     return Setup(
         bundle=bundle,
         inputs=inputs,
@@ -426,150 +375,3 @@ def _targets(tokens: Sequence[str], flavors: Sequence[str], bundle: Bundle) -> t
     if "self" in tokens:
         wanted += flavors
     return resolve_members(wanted, bundle.flavors)
-
-
-def _sites(arguments: argparse.Namespace, participants: Sequence[str]) -> tuple[str, ...]:
-    """Site of each participant; empty texts if sites are not told apart."""
-    if not arguments.adapt_by:
-        return ("",) * len(participants)
-    table = read_sites(arguments.adapt_by, arguments.participants)
-    without = [name for name in participants if name not in table]
-    if without:
-        more = f" and {len(without) - _N_NAMED} more" if len(without) > _N_NAMED else ""
-        raise InputError(
-            f"participants {', '.join(without[:_N_NAMED])}{more} have no value in column "
-            f"'{arguments.adapt_by}'",
-            where=str(arguments.participants),
-            fix="Fill it in, or choose others with --participant-label.",
-        )
-    return tuple(table[name] for name in participants)
-
-
-@dataclass(frozen=True, eq=False)
-class _Settled:
-    """How connectomes are adapted: whom to fit on, or what was fitted, and its keys."""
-
-    mode: str
-    sites: tuple[str, ...]
-    sample: FitSample | None = None
-    fits: Mapping[str, Adaptation] = field(default_factory=dict)
-    keys: Sequence[str] = ()
-
-
-def _settle_adaptation(
-    arguments: argparse.Namespace,
-    bundle: Bundle,
-    inputs: MatchedInputs,
-    problems: ProblemList,
-) -> _Settled:
-    """Settle how connectomes are adapted."""
-    flavors = tuple(name for name in inputs.inputs if name in bundle.flavors)
-    if bool(arguments.adapt_by) != bool(arguments.participants):
-        raise problems.error()  # which has been told
-    sites = _sites(arguments, inputs.participants)
-    if Path(arguments.adaptation).is_file():
-        fits = _load_fits(Path(arguments.adaptation), bundle, inputs, flavors, sites)
-        problems.add(check_lambdas(Path(arguments.adaptation), inputs, flavors))
-        return _Settled(next(iter(fits.values())).mode, sites, fits=fits, keys=tuple(fits))
-    mode = resolve_mode(arguments.adaptation)
-    if mode == "none" or not flavors:
-        return _Settled("none", sites)
-    without = [name for name in flavors if not bundle.row(name)["has_training_mean"]]
-    problems.add(
-        UsageError(
-            f"flavor '{name}' has no training mean in model '{bundle.name}'",
-            where="--adaptation",
-            fix="Use '--adaptation none'.",
-        )
-        for name in without
-    )
-    fit_inputs, fit_sites = inputs, sites
-    if arguments.adaptation_source:
-        fit_inputs = _open(_source_texts(arguments, flavors), bundle, "--adaptation-source")
-        fit_sites = _sites(arguments, fit_inputs.participants)
-    chosen = np.ones(len(fit_inputs.participants), dtype=bool)
-    if arguments.fit_on:
-        wanted = select_participants(fit_inputs, read_ids(arguments.fit_on), option="--fit-on")
-        chosen = np.isin(fit_inputs.participants, wanted.participants)
-    sample = FitSample(mode, fit_inputs, chosen, fit_sites, not arguments.adaptation_source)
-    keys, found = plan_fit(sample, flavors)
-    problems.add(found)
-    if not found:
-        problems.add(_without_fit(keys, inputs, flavors, sites))
-    return _Settled(mode, sites, sample=sample, keys=keys)
-
-
-def _source_texts(arguments: argparse.Namespace, flavors: Sequence[str]) -> list[str]:
-    """Texts of ``--adaptation-source``: ``all=FILE`` names none, one FILE alone the one input."""
-    texts = [text.removeprefix("all=") for text in arguments.adaptation_source]
-    if len(texts) == len(flavors) == 1 and "=" not in texts[0] and Path(texts[0]).is_file():
-        return [f"{flavors[0]}={texts[0]}"]
-    return texts
-
-
-def _without_fit(
-    keys: Iterable[str], inputs: MatchedInputs, flavors: Sequence[str], sites: tuple[str, ...]
-) -> list[KrakenBIDSError]:
-    """Name sites and flavors of the cohort that nobody in the sample stands for."""
-    known = set(keys)
-    labels = np.array(sites)
-    lacking = [
-        adaptation_key(flavor, site)
-        for flavor in flavors
-        for site in dict.fromkeys(sites)
-        if adaptation_key(flavor, site) not in known
-        # of one participant with the flavor, plan_fit has told or refused
-        and int((inputs.has(flavor) & (labels == site)).sum()) > 1
-    ]
-    if not lacking:
-        return []
-    return [UsageError(
-        f"nobody to fit on for {', '.join(lacking)}",
-        where="--fit-on, --adaptation-source",
-        fix="Choose participants of every site and flavor.",
-    )]  # fmt: skip
-
-
-def _load_fits(
-    file: Path,
-    bundle: Bundle,
-    inputs: MatchedInputs,
-    flavors: Sequence[str],
-    sites: tuple[str, ...],
-) -> dict[str, Adaptation]:
-    """Read fitted adaptations and hold them against model and cohort."""
-    fits = load_adaptations_for(file, bundle)
-    labels = np.array(sites)
-    needed = [
-        adaptation_key(flavor, site)
-        for flavor in flavors
-        for site in dict.fromkeys(sites)
-        if (inputs.has(flavor) & (labels == site)).any()
-    ]
-    missing = [key for key in needed if key not in fits]
-    if missing:
-        by_site = any("@" in key for key in fits) and not any(sites)
-        raise UsageError(
-            f"was not fitted for {', '.join(missing)}",
-            where=str(file),
-            fix="It was fitted by site: give --adapt-by and --participants."
-            if by_site
-            else "Fit it with these flavors and sites, or leave them out.",
-        )
-    return fits
-
-
-def _check_scale(
-    keys: Iterable[str], plan: Mapping[str, Sequence[PlannedSource]], sites: Sequence[str]
-) -> None:
-    """Refuse targets that cannot be brought back to the scale of the inputs."""
-    known = set(keys)
-    wanted = [adaptation_key(target, site) for target in plan for site in dict.fromkeys(sites)]
-    lacking = [key for key in wanted if key not in known]
-    if lacking:
-        raise UsageError(
-            f"there is no adaptation of {', '.join(lacking)} to map predictions back through",
-            where="--predict-scale input",
-            fix="Give these flavors as inputs too, leave them out with --predict-to, or use "
-            "'--predict-scale training'.",
-        )

@@ -173,7 +173,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..model.training.cohort_checks import check_precision, check_target_options
     from ..model.training.records import SPLIT_NAME, write_split
     from ..model.typical import note_typical
-    from .prediction_setup import check_nprocs
+    from .options import check_nprocs
     from .training_figures import LiveCurves, draw_records
     from .training_setup import (
         check_transforms,

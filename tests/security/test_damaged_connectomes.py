@@ -24,7 +24,7 @@ from kraken_bids.bids.xcp_d import read_left_out
 from kraken_bids.errors import KrakenBIDSError
 from kraken_bids.formats.reading.correlations import open_correlations
 from kraken_bids.formats.reading.opening import open_inputs
-from kraken_bids.model_commands.prediction_setup import read_ids
+from kraken_bids.model_commands.given_inputs import read_ids
 from tests.security.damage import Make, Read
 
 FLAVOR = "FCcorr_toy_hpf"
