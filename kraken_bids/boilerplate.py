@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from . import __version__
 from .atlases import load_atlas
+from .boilerplate_structural import structural_methods
 from .references import as_bibtex, cite
+from .session_facts import SessionFacts
 from .settings import (
     FunctionalOptions,
     RegularizationOptions,
     Settings,
-    StructuralOptions,
     TranslationOptions,
 )
 
@@ -58,6 +59,7 @@ def describe_methods(
     *,
     versions: Mapping[str, str] | None = None,
     inputs: Sequence[tuple[str, str]] = (),
+    facts: SessionFacts | None = None,
 ) -> Methods:
     """Write what was done, for a paper.
 
@@ -69,22 +71,14 @@ def describe_methods(
         Versions of programs, by the name that the text calls them.
     inputs
         Programs that the inputs were preprocessed with, and their versions.
+    facts
+        Of one session: what its inputs settle. Without them the text holds for a cohort: where
+        inputs may differ, it says what was done with which.
     """
     known = versions or {}
     parts = [_introduction(settings, known, inputs)]
     if settings.level == "participant":
-        if OWN_ATLAS in settings.atlases and OWN_ATLAS not in dict(settings.atlas_files):
-            parts.append(_OWN_LABELS[settings.coco439])
-        if "func" in settings.modalities and "xcp_d" in dict(settings.derivatives):
-            parts.append(_DENOISED)
-        elif "func" in settings.modalities:
-            parts.append(_functional(settings.functional, settings.atlases))
-        if "dwi" in settings.modalities:
-            parts.append(_structural(settings.structural, known))
-        if "timeseries" in dict(settings.derivatives):
-            parts.append(_READY_SERIES)
-        if settings.connectomes:
-            parts.append(_READY_CONNECTOMES)
+        parts += _measured(settings, known, facts)
     if settings.level == "group" or settings.translation.model_dir is not None:
         parts.append(_translation(settings.translation, known))
         if settings.functional.mark and settings.level == "group":
@@ -97,6 +91,31 @@ def describe_methods(
     text, cited = cite("\n\n".join(_unwrapped(part) for part in parts))
     listed = "\n".join(f"- {one.listed}" for one in cited)
     return Methods(f"# Methods\n\n{text}\n\n## References\n\n{listed}\n", as_bibtex(cited))
+
+
+def _measured(
+    settings: Settings, versions: Mapping[str, str], facts: SessionFacts | None
+) -> list[str]:
+    """How connectomes were measured, a part each kind of input."""
+    mrtrix = f"{_program('MRtrix3', versions)} [@tournier2019]"
+    parts = []
+    functional = "func" in settings.modalities and (facts is None or facts.has_functional)
+    diffusion = "dwi" in settings.modalities and (facts is None or bool(facts.diffusion))
+    own_labels = OWN_ATLAS in settings.atlases and OWN_ATLAS not in dict(settings.atlas_files)
+    if own_labels and (facts is None or functional or diffusion):
+        parts.append(_OWN_LABELS[(facts.labels if facts else "") or settings.coco439])
+    is_averaged = facts is None or facts.is_averaged
+    if functional and "xcp_d" in dict(settings.derivatives):
+        parts.append(_DENOISED.format(averaged=_AVERAGED if is_averaged else ""))
+    elif functional:
+        parts.append(_functional(settings.functional, settings.atlases, is_averaged=is_averaged))
+    if diffusion:
+        parts.append(structural_methods(settings.structural, mrtrix, facts))
+    if facts.has_series if facts else "timeseries" in dict(settings.derivatives):
+        parts.append(_READY_SERIES.format(averaged=_AVERAGED if is_averaged else ""))
+    if facts.has_connectomes if facts else settings.connectomes:
+        parts.append(_READY_CONNECTOMES)
+    return parts
 
 
 def _unwrapped(text: str) -> str:
@@ -160,17 +179,18 @@ _OWN_LABELS: dict[str, str] = {
     f"that (the sidecars say so), they were {_CARRIED}.",
 }
 
+_AVERAGED = "; correlations of several runs were averaged, weighted by their number of volumes"
 #: What is done to series that XCP-D denoised; how it did so stands in the sidecars.
 _DENOISED = """Functional connectomes were computed from BOLD series that *XCP-D* had denoised and
 filtered. Series were averaged over the voxels of each region that had signal, and correlated
-(Pearson) over the volumes that XCP-D had not flagged; correlations of several runs were averaged,
-weighted by their number of volumes. Partial correlations are the regularised inverse of these."""
+(Pearson) over the volumes that XCP-D had not flagged{averaged}. Partial correlations are the
+regularised inverse of these."""
 
 #: What is done to series of regions that were given.
 _READY_SERIES = """Functional connectomes were computed from series of regions that had been
 denoised before; how, stands in their sidecars. The series were correlated (Pearson) over the
-volumes that had not been left out; correlations of several runs were averaged, weighted by their
-number of volumes. Partial correlations are the regularised inverse of these."""
+volumes that had not been left out{averaged}. Partial correlations are the regularised inverse of
+these."""
 
 _READY_CONNECTOMES = """Connectomes that had been measured before were taken as they were; what is
 known of their making stands in their sidecars."""
@@ -214,7 +234,7 @@ def _strategy(options: FunctionalOptions) -> str:
 were not yet steady left out; for the *gsr* flavor also the mean signal of the brain mask."""
 
 
-def _functional(options: FunctionalOptions, atlases: tuple[str, ...]) -> str:
+def _functional(options: FunctionalOptions, atlases: tuple[str, ...], *, is_averaged: bool) -> str:
     from .bids.confounds import N_COMPCOR
     from .connectome.components import N_COMPONENTS
     from .connectome.motion import DISPLACEMENT_LIMIT_MM, GLOBAL_SIGNAL_LIMIT
@@ -245,6 +265,15 @@ def _functional(options: FunctionalOptions, atlases: tuple[str, ...]) -> str:
         for atlas, value in options.pcorr_lambda
         if atlas in atlases
     )
+    sources = {
+        options.lambda_source(atlas) for atlas, _ in options.pcorr_lambda if atlas in atlases
+    }
+    undetermined = (
+        ""
+        if sources == {"given"}
+        else " Where fewer degrees of freedom than regions were left, none was computed unless "
+        "lambda was fixed."
+    )
     if options.denoising == "recipe":
         denoised = f"""The first
 {options.skip_s:g} s and {outliers} were flagged as
@@ -259,70 +288,9 @@ outliers."""
     return f"""## Functional connectomes
 
 BOLD series were averaged over the voxels of each region {covered}. {denoised}
-Series were correlated (Pearson) over the volumes that were kept. Correlations of runs were
-averaged with their numbers of kept volumes as weights. Partial
-correlations were computed after adding lambda to the diagonal of the correlation matrix, with
-lambda {lambdas}. Where fewer degrees of freedom than regions were left, none was computed unless
-lambda was fixed."""
-
-
-def _structural(options: StructuralOptions, versions: Mapping[str, str]) -> str:
-    from kraken_bids.workflows.structural import CUTOFF, MAX_LENGTH_MM, TRACKINGS
-
-    from .connectome.structural import TRAINING_STREAMLINES, TRAINING_VOXEL_MM3
-
-    probabilistic, deterministic = TRACKINGS["ifod2act"], TRACKINGS["sdstream"]
-    seeding = (
-        "seeded in proportion to the total fibre density (quick settings, for trying out)"
-        if options.sloppy
-        else "seeded dynamically [@smith2015]"
-    )
-    tissues = FIVE_TISSUE_WORDS.get(options.five_tissue, "a given image")
-    tissues += FIVE_TISSUE_KEYS.get(options.five_tissue, "")
-    lengths = "; ".join(
-        f"{one.algorithm}: {one.min_length_mm:g} to {MAX_LENGTH_MM:g} mm long, at most "
-        f"{one.angle_degrees:g} degrees a step"
-        + ("" if options.sloppy else f" of {one.step_mm:g} mm")
-        for one in (probabilistic, deterministic)
-    )
-    weights = f" {_WEIGHTS}" if options.sift2 else ""
-    return f"""## Structural connectomes
-
-Response functions (dhollander) [@dhollander2016; @dhollander2019] and multi-tissue fibre
-orientation distributions [@jeurissen2014] were estimated with {_program("MRtrix3", versions)}
-[@tournier2019]; where a series had no volume without diffusion weighting, those of white matter
-alone (tournier, csd) [@tournier2013; @tournier2007]. {options.n_streamlines:,} streamlines were
-selected with iFOD2 [@tournier2010] under anatomical constraints [@smith2012], and as many with
-SD_STREAM [@tournier2012], {seeding} ({lengths}; least FOD amplitude {CUTOFF:g}; seed of the random
-numbers {options.random_seed}). Tissues for the constraints came
-from {tissues}. Where ready tractograms or fibre orientation distributions were given, those were
-taken, as the sidecars say. A streamline was assigned to the nearest region within
-{options.assignment_radius_mm:g} mm of each end. Counts were scaled to {TRAINING_STREAMLINES:,}
-streamlines and, for the flavors by volume, divided by the mean volume of the two regions in units
-of {TRAINING_VOXEL_MM3:.7g} mm³.{weights}"""
-
-
-#: Where tissues come from, in words, by what `StructuralOptions.five_tissue` names.
-FIVE_TISSUE_WORDS: dict[str, str] = {
-    "auto": "the image that QSIRecon had made (hsvs) where there was one, else from the "
-    "participant's FreeSurfer segmentation, else from QSIPrep's tissue maps (the sidecars say "
-    "which)",
-    "freesurfer": "the participant's FreeSurfer segmentation",
-    "hsvs": "the participant's FreeSurfer surfaces and segmentation (*5ttgen hsvs*)",
-    "fsl": "the T1w image by FSL's FAST and FIRST (*5ttgen fsl*)",
-    "maps": "QSIPrep's tissue maps, in which all grey matter counts as cortical",
-}
-#: What these rest on.
-FIVE_TISSUE_KEYS: dict[str, str] = {
-    "auto": " [@smith2020; @fischl2012]",
-    "freesurfer": " [@fischl2012]",
-    "hsvs": " [@smith2020; @fischl2012]",
-    "fsl": " [@smith2002; @zhang2001; @patenaude2011; @smith2004]",
-}
-_WEIGHTS = (
-    "Streamlines were weighed by SIFT2 [@smith2015] besides, and sums of their weights were "
-    "scaled and divided likewise."
-)
+Series were correlated (Pearson) over the volumes that were kept{_AVERAGED if is_averaged else ""}.
+Partial correlations were computed after adding lambda to the diagonal of the correlation matrix,
+with lambda {lambdas}.{undetermined}"""
 
 
 def _translation(options: TranslationOptions, versions: Mapping[str, str]) -> str:

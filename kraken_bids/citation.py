@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .bids.writers import write_text
 from .boilerplate import OWN_NAME, Methods, describe_methods
+from .session_facts import SessionFacts
 from .settings import Settings
 from .storage import load_json
 
@@ -26,7 +27,13 @@ _PACKAGES: dict[str, str] = {
 }
 
 
-def write_citation(folders: Iterable[Path], settings: Settings, *, dataset_dir: Path) -> None:
+def write_citation(
+    folders: Iterable[Path],
+    settings: Settings,
+    *,
+    dataset_dir: Path,
+    facts: SessionFacts | None = None,
+) -> None:
     """Write ``CITATION.md``, ``.html`` and ``.bib`` of a run.
 
     Parameters
@@ -37,10 +44,12 @@ def write_citation(folders: Iterable[Path], settings: Settings, *, dataset_dir: 
         Those of the run.
     dataset_dir
         Root of the data set, whose description names the programs behind the inputs.
+    facts
+        Of one session, where the text is to be of it alone.
     """
     from .report.methods_page import CITATION, build_methods_page
 
-    methods = gather_methods(settings, dataset_dir)
+    methods = gather_methods(settings, dataset_dir, facts)
     page = build_methods_page(methods.markdown)
     for folder in folders:
         file = folder / CITATION
@@ -49,9 +58,13 @@ def write_citation(folders: Iterable[Path], settings: Settings, *, dataset_dir: 
         write_text(file.with_suffix(".bib"), methods.bibtex)
 
 
-def gather_methods(settings: Settings, dataset_dir: Path) -> Methods:
+def gather_methods(
+    settings: Settings, dataset_dir: Path, facts: SessionFacts | None = None
+) -> Methods:
     """Write the methods text with the versions of all programs that are here and were before."""
-    return describe_methods(settings, versions=_versions(), inputs=_inputs(dataset_dir))
+    return describe_methods(
+        settings, versions=_versions(), inputs=_inputs(dataset_dir), facts=facts
+    )
 
 
 def _inputs(dataset_dir: Path) -> list[tuple[str, str]]:

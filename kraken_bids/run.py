@@ -261,6 +261,7 @@ def _measure(
     from .execution import claim_folder, run_workflow
     from .failures import keep_details
     from .scratch import check_scratch, forget_released
+    from .session_facts import session_facts
 
     _tell_compared(settings)
     run_id = new_run_id()
@@ -279,8 +280,15 @@ def _measure(
     log_dirs = {plan.label: settings.output_dir / "logs" / plan.label / run_id for plan in plans}
     for log_dir in log_dirs.values():
         write_text(log_dir / "config.toml", config)
+    for plan in plans:
+        write_citation(
+            [log_dirs[plan.label]],
+            settings,
+            dataset_dir=settings.output_dir,
+            facts=session_facts(plan, sift2=settings.structural.sift2),
+        )
     write_citation(
-        [*log_dirs.values(), settings.output_dir / "logs"],
+        [settings.output_dir / "logs"],
         _as_measured(settings, plans),
         dataset_dir=settings.output_dir,
     )

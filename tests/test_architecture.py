@@ -65,9 +65,10 @@ ALLOWED: dict[str, set[str]] = {
 }  # fmt: skip
 #: Modules that only the command lines are made of; they may import any part but the demo.
 PROGRAMS = {
-    ".cli", ".arguments", ".boilerplate", ".citation", ".group_pages", ".parser",
-    ".lambda_search", ".progress", ".ready_connectomes", ".ready_streamlines", ".run",
-    ".run_group", ".run_single", ".scratch", ".status", ".model_commands", ".submit", ".__main__",
+    ".cli", ".arguments", ".boilerplate", ".boilerplate_structural", ".citation",
+    ".group_pages", ".parser", ".session_facts", ".lambda_search", ".progress",
+    ".ready_connectomes", ".ready_streamlines", ".run", ".run_group", ".run_single", ".scratch",
+    ".status", ".model_commands", ".submit", ".__main__",
 }  # fmt: skip
 #: Narrower than a whole part: what of it may be used.
 ONLY = {

@@ -14,12 +14,11 @@ import pytest
 from kraken_bids.atlases import atlas_names
 from kraken_bids.boilerplate import (
     ATLAS_KEYS,
-    FIVE_TISSUE_KEYS,
-    FIVE_TISSUE_WORDS,
     PROGRAM_KEYS,
     STRATEGIES,
     describe_methods,
 )
+from kraken_bids.boilerplate_structural import FIVE_TISSUE_KEYS, FIVE_TISSUE_WORDS
 from kraken_bids.citation import gather_methods, write_citation
 from kraken_bids.connectome.motion import DISPLACEMENT_LIMIT_MM
 from kraken_bids.errors import ResourceError

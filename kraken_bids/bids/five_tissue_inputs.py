@@ -25,6 +25,16 @@ HSVS_FILES = (
     "surf/lh.white", "surf/lh.pial", "surf/rh.white", "surf/rh.pial",
 )  # fmt: skip
 OPTION = "--five-tissue"
+#: Measure of quality that says what the image is made from.
+TISSUE_MEASURE = "ifod2act_five_tissue"
+#: What it says, by source; of a given image, its name.
+TISSUE_NOTES: dict[str, str] = {
+    "qsirecon": "hsvs, made by QSIRecon",
+    "hsvs": "5ttgen hsvs",
+    "fsl": "5ttgen fsl",
+    "freesurfer": "FreeSurfer labels",
+    "maps": "tissue maps of QSIPrep",
+}
 
 
 def with_tissue_source(run: DiffusionRun, query: DiffusionQuery) -> DiffusionRun:
@@ -51,7 +61,7 @@ def with_tissue_source(run: DiffusionRun, query: DiffusionQuery) -> DiffusionRun
     told = _describe(run, query)
     if not told:
         _explain(query)
-    return replace(run, notes=(*run.notes, ("ifod2act_five_tissue", told)))
+    return replace(run, notes=(*run.notes, (TISSUE_MEASURE, told)))
 
 
 def check_pattern(value: str, participants: Sequence[str]) -> None:
@@ -159,15 +169,15 @@ def _is_constrained(run: DiffusionRun) -> bool:
 
 def _describe(run: DiffusionRun, query: DiffusionQuery) -> str:
     """Say in words what the image is made from; empty if there is nothing that was asked for."""
-    asked = query.five_tissue
+    if run.five_tissue_file is not None and query.five_tissue not in FIVE_TISSUE:
+        return f"given: {run.five_tissue_file.name}"
     if run.five_tissue_file is not None:
-        is_ours = asked in FIVE_TISSUE
-        return "hsvs, made by QSIRecon" if is_ours else f"given: {run.five_tissue_file.name}"
+        return TISSUE_NOTES["qsirecon"]
     if run.five_tissue_made is not None:
-        return f"5ttgen {run.five_tissue_made.algorithm}"
+        return TISSUE_NOTES[run.five_tissue_made.algorithm]
     if run.tissues is not None:
-        return "FreeSurfer labels"
-    return "tissue maps of QSIPrep" if run.probability_files else ""
+        return TISSUE_NOTES["freesurfer"]
+    return TISSUE_NOTES["maps"] if run.probability_files else ""
 
 
 def _explain(query: DiffusionQuery) -> None:

@@ -82,6 +82,17 @@ def _numbers(file: Path) -> NDArray[np.float64]:
         ) from error
 
 
+def has_unweighted(bval_file: Path) -> bool:
+    """Whether a series has volumes without diffusion weighting (b up to `B0_LIMIT`).
+
+    Raises
+    ------
+    InputError
+        If its b-values cannot be read.
+    """
+    return bool((_numbers(bval_file) <= B0_LIMIT).any())
+
+
 def read_gradients(bval_file: Path, bvec_file: Path, *, n_volumes: int) -> GradientTable:
     """Read FSL's two text files; weightings up to `B0_LIMIT` become 0.
 

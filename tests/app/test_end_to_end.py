@@ -187,6 +187,16 @@ def test_pages_are_there_and_need_nothing_from_outside(line):
         assert 'src="http' not in text
 
 
+def test_methods_of_a_participant_say_what_was_done_with_its_inputs(line):
+    own = sorted(line.results.glob("logs/sub-01/*/CITATION.md"))[0].read_text("utf-8")
+    cohort = (line.results / "logs" / "CITATION.md").read_text("utf-8")
+    either = "where there was one"
+    assert either in cohort
+    assert either not in own
+    assert "came from the participant's FreeSurfer segmentation" in own
+    assert "several runs" not in own
+
+
 def test_finished_participants_are_skipped(line, run):
     before = {path: path.stat().st_mtime_ns for path in line.results.rglob("*.tsv")}
     again = run(*line.participant_words())
