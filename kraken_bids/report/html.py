@@ -75,7 +75,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: text, how it is set, where it leads."""
+    """One cell of a table: text, what it holds (``number``, ``words``), where it leads."""
 
     text: str
     css: str = ""
@@ -90,6 +90,19 @@ class Grid:
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[Cell, ...], ...] = ()
     meanings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Which columns are set as numbers: those with more numbers than words.
+
+        Examples
+        --------
+        >>> Grid.of("", ("mean", "published"), [["1", "0.5"], ["n/a", "1 to 2"]]).numeric
+        (True, False)
+        """
+        return tuple(
+            _is_numeric([row[at] for row in self.rows]) for at in range(len(self.columns))
+        )
 
     @classmethod
     def of(
@@ -107,6 +120,11 @@ class Grid:
             tuple(tuple(_cell(value) for value in row) for row in rows),
             tuple(meanings),
         )
+
+
+def _is_numeric(cells: Sequence[Cell]) -> bool:
+    numbers = sum(cell.css == "number" for cell in cells)
+    return numbers > sum(cell.css != "number" and cell.text not in {"", "n/a"} for cell in cells)
 
 
 def _cell(value: str | Cell) -> Cell:
