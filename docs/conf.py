@@ -46,4 +46,5 @@ autodoc_type_aliases = {name: name for name in ("ArrayLike", "Connectomes", "NDA
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
+strip_signature_backslash = True  # else napoleon takes `mean_` for a link, and shows `mean`
 python_maximum_signature_line_length = 90

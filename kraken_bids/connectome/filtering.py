@@ -77,6 +77,8 @@ def high_pass_weights(
 
     Parameters
     ----------
+    n_volumes, repetition_time_s
+        Of the run, in volumes and s.
     cutoff_hz
         Frequency of gain one half.
     edge_hz

@@ -120,6 +120,7 @@ def test_the_python_interface_is_there_with_its_signatures(site, built):
         assert re.search(rf"class kraken_bids\. ?{name} ?\(", text)
     assert "encode ( connectomes : Connectomes ) → dict [ str , NDArray [ np.float32 ] ]" in text
     assert "NaN where the flavor is missing" in text
+    assert "components_ – (n_components" in text  # not as a link called "components"
 
 
 def test_the_picture_stands_in_the_page(site, built):
