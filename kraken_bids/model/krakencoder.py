@@ -17,7 +17,7 @@ from ..errors import ModelError
 from .bundle import Bundle, open_bundle
 from .connectome_rows import batch_rows, check_connectomes, to_rows
 from .devices import Chain, Device, library_of, open_device, resolve_device
-from .fusion import Fused, PlannedSource, fuse, plan_predictions
+from .fusion import Fused, PlannedSource, fuse, plan_predictions, resolve_fusions
 from .loaded_flavor import LoadedFlavor, load_flavor
 from .trust import N_MEASURES, Seen, look
 from .weights import MappedWeights
@@ -149,7 +149,7 @@ class Krakencoder:
         connectomes
             As for `encode`, but in the cohort's own scale, and single edges may be NaN.
         mode
-            See `kraken_bids.connectome.adaptation`.
+            ``none``, ``meanshift``, ``meanfit`` or ``meanfit+meanshift``.
 
         Returns
         -------
@@ -237,12 +237,26 @@ class Krakencoder:
         *,
         normalize: bool = False,
     ) -> NDArray[np.float32]:
-        """Take the mean of latents over the flavors that each participant has: see `fusion.fuse`.
+        """Take the mean of latents over the flavors that each participant has.
+
+        Parameters
+        ----------
+        latents
+            (n, latent_size) by flavor; a row of NaN where a participant lacks the flavor.
+        members
+            Flavors to fuse; all of `latents` if None.
+        normalize
+            Bring the mean to length 1.
 
         Returns
         -------
         NDArray
-            (n, latent_size).
+            (n, latent_size), float32; NaN for a participant without any member.
+
+        Raises
+        ------
+        ModelError
+            If there are no members, or a member has no latent.
         """
         arrays = {name: np.asarray(latent, np.float32) for name, latent in latents.items()}
         return fuse(arrays, members, normalize=normalize).latent
@@ -308,7 +322,8 @@ class Krakencoder:
         connectomes
             As for `encode`.
         fusions
-            Members by name; see `fusion.resolve_fusions`.
+            Members by name: flavors, ``all``, ``SC``, ``FC`` or an atlas. A fusion without any
+            flavor of `connectomes` is left out, with a line in the log.
         sources
             Flavors of `connectomes` and names of `fusions` to predict from; all if None.
         targets
@@ -330,7 +345,7 @@ class Krakencoder:
         ModelError
             See `encode`.
         UsageError
-            If a source or a variant is unknown.
+            If a source, a variant or a member of a fusion is unknown.
         """
         latents = self.encode(connectomes)
         yield from self.predict_from_latents(
@@ -359,7 +374,7 @@ class Krakencoder:
         arrays = {name: np.asarray(latent, np.float32) for name, latent in latents.items()}
         plan = plan_predictions(
             arrays,
-            fusions or {},
+            resolve_fusions((fusions or {}).items(), tuple(arrays), known=self.bundle.flavors),
             self._known(self.flavors if targets is None else targets),
             sources=sources,
             variants=variants,

@@ -250,6 +250,23 @@ def test_arrays_that_cannot_be_encoded_are_told(model, edges, change, message):
         model.encode(edges)
 
 
+def test_members_of_fusions_are_named_as_on_the_command_line(model, edges, caplog):
+    fusions = {"whole": ["all"], "structural": ["SC"], "atlas": ["toy"], "other": ["FC"]}
+    with caplog.at_level(logging.WARNING):
+        found = {p.source: p.edges for p in model.predict(edges, fusions=fusions, targets=[FC])}
+        alone = {p.source for p in model.predict({SC: edges[SC]}, fusions=fusions, targets=[FC])}
+    named = next(
+        p.edges for p in model.predict(edges, fusions={"f": (SC, FC)}, sources=["f"], targets=[FC])
+    )
+    np.testing.assert_array_equal(found["whole"], named)
+    np.testing.assert_array_equal(found["atlas"], named)
+    np.testing.assert_array_equal(found["structural"], found[SC])
+    assert "other" not in alone
+    assert "Fusion other is left out" in caplog.text
+    with pytest.raises(UsageError, match="'FCcor' names no flavor"):
+        list(model.predict(edges, fusions={"f": ["FCcor"]}))
+
+
 def test_wrong_latents_and_sources_are_told(model, edges):
     with pytest.raises(ModelError, match=r"shape \(2, 4\) .* latents of 3 values"):
         model.decode(np.zeros((2, 4)))
