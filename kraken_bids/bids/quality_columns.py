@@ -83,7 +83,7 @@ QUALITY_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("*_assigned_fraction", "Share of streamlines that join two regions, {}", ""),
     ("*_density", "Share of pairs of regions that a streamline joins, {}", ""),
     ("*_level", "Sum of the volume-normalised connectome, {}", ""),
-    ("*_n_idle_regions", "Regions that no streamline ends in, {}", ""),
+    ("*_n_idle_regions", "Regions that no streamline joins to another, {}", ""),
     ("*_median_length_mm", "Median length of streamlines, {}", "mm"),
     *((f"*_p{percent}_length_mm", f"{percent} % of streamlines are shorter, {{}}", "mm")
       for percent in (5, 25, 75, 95)),

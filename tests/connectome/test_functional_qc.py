@@ -188,6 +188,14 @@ def test_every_measure_is_described(rng):
     assert set(describe_region_measures(done.qc["regions"])) == set(done.qc["regions"]["toy"])
 
 
+def test_idle_regions_are_counted_and_named_in_the_same_words():
+    counted = describe_column("ifod2act_fs86_n_idle_regions")["Description"]
+    named = describe_region_measures({"fs86": {"without_streamlines": {}}})["without_streamlines"]
+    # streamlines within a region end there, too: it is idle all the same
+    assert "no streamline joins to another" in counted
+    assert "no streamline joins to another" in named
+
+
 def test_millimetres_minutes_and_percentages_have_units():
     for pattern, _, units in QUALITY_COLUMNS:
         for ending, expected in (("_mm", "mm"), ("_hz", "Hz"), ("_minutes", "min")):
