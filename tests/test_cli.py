@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from kraken_bids.arguments import config_text, parse_count, settings_from
-from kraken_bids.boilerplate import FIVE_TISSUE_WORDS, describe_methods
+from kraken_bids.boilerplate import describe_methods
+from kraken_bids.boilerplate_structural import FIVE_TISSUE_WORDS
 from kraken_bids.cli import main, make_parser
 from kraken_bids.completion import fingerprint
 from kraken_bids.errors import InputError, KrakenBIDSError, Problems, ResourceError, UsageError
@@ -323,6 +324,17 @@ def test_configuration_round_trips(folders, tmp_path):
     file.write_text(config_text(typed))
     again = parser.parse_args([*folders, "participant", "--config-file", str(file)])
     assert settings_from(again, parser) == settings_from(typed, parser)
+
+
+def test_zero_is_kept_in_a_configuration(folders, tmp_path):
+    parser = make_parser()
+    words = [*folders, "participant", "-w", str(tmp_path / "w")]
+    typed = parser.parse_args([*words, "--random-seed", "0", "--assignment-radius", "0"])
+    file = tmp_path / "options.toml"
+    file.write_text(config_text(typed))
+    again = settings_from(parser.parse_args([*words, "--config-file", str(file)]), parser)
+    assert again.structural.random_seed == 0
+    assert again.structural.assignment_radius_mm == 0.0
 
 
 def test_unknown_key_of_a_configuration_is_refused(read, tmp_path):

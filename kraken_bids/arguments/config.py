@@ -64,6 +64,7 @@ def config_text(namespace: argparse.Namespace) -> str:
     values = {
         name: value
         for name, value in sorted(vars(namespace).items())
-        if name not in ACTIONS and value not in (None, [], "", False)
+        # 0 is a value: a seed, a radius
+        if name not in ACTIONS and value is not False and value not in (None, [], "")
     }
     return tomli_w.dumps(values)
