@@ -206,7 +206,7 @@ def tell_unchosen(
             "published, and this model has no published target to search against "
             "(--pcorr-target, or a value: --pcorr-lambda %s=VALUE at the participant level)",
             ", ".join(left),
-            dict(FunctionalOptions().pcorr_lambda)[left[0]],
+            FunctionalOptions().lambda_of(left[0]),
             left[0],
         )
 
@@ -439,12 +439,13 @@ def tell_later_search(settings: Settings) -> None:
             "lambda of %s is our choice, %g: no training value is published. The group level "
             "searches for it where the model has a published target",
             ", ".join(unchosen),
-            dict(settings.functional.pcorr_lambda)[unchosen[0]],
+            settings.functional.lambda_of(unchosen[0]),
         )
     searched = settings.regularization.searched
-    given = dict(settings.functional.pcorr_lambda)
     if searched:
-        words = ", ".join(f"{atlas} {given.get(atlas, 0.06):g}" for atlas in searched)
+        words = ", ".join(
+            f"{atlas} {settings.functional.lambda_of(atlas):g}" for atlas in searched
+        )
         _log.warning(
             "lambda is searched for at the group level; participants' partial correlations are "
             "measured with %s",

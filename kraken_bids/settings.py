@@ -32,6 +32,8 @@ DENOISING: tuple[str, ...] = ("recipe", "simple", "scrubbing", "compcor", "ica_a
 
 #: Lambda of the model's training connectomes, by atlas, where it is known (verified for fs86).
 TRAINING_LAMBDAS: dict[str, float] = {"fs86": 0.06}
+#: Lambda of atlases that the options do not name: that of the published model.
+DEFAULT_LAMBDA = 0.06
 
 #: Where the lambda of a partial correlation comes from, as sidecars say it, and what that means.
 LAMBDA_SOURCES: dict[str, str] = {
@@ -93,6 +95,16 @@ class FunctionalOptions:
     pcorr_given: tuple[str, ...] = ()
     min_coverage: float = 0.0
     force: bool = False
+
+    def lambda_of(self, atlas: str) -> float:
+        """Regularisation of the partial correlation of an atlas.
+
+        Examples
+        --------
+        >>> FunctionalOptions(pcorr_lambda=(("fs86", 0.1),)).lambda_of("fs86")
+        0.1
+        """
+        return dict(self.pcorr_lambda).get(atlas, DEFAULT_LAMBDA)
 
     def lambda_source(self, atlas: str) -> str:
         """Where the regularisation of an atlas comes from, a value of `LAMBDA_SOURCES`.

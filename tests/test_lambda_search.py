@@ -21,6 +21,7 @@ from kraken_bids.flavors import Flavor
 from kraken_bids.lambda_search import (
     plan_lambda_search,
     published_targets,
+    tell_later_search,
     tell_measured_lambdas,
     tell_unchosen,
 )
@@ -305,6 +306,18 @@ def test_lambda_that_nobody_chose_is_searched_where_the_model_has_a_target(
     assert caplog.text == ""
     tell_unchosen(sessions, settings)
     assert "shen268 keep lambda 0.06, our choice" in caplog.text
+
+
+def test_an_atlas_without_a_lambda_of_its_own_has_the_default(read, caplog, tmp_path):
+    caplog.set_level(logging.INFO, "kraken_bids")
+    settings = read("--atlases", "cocoyeo243")
+    tell_later_search(settings)
+    assert "lambda of cocoyeo243 is our choice, 0.06" in caplog.text
+    partial = tmp_path / "sub-a_atlas-cocoyeo243_meas-FCpcorrHPF_relmat.tsv"
+    facts = {"Regularization": 0.06, "RegularizationSource": OUR_CHOICE}
+    write_json(partial.with_suffix(".json"), facts)
+    tell_unchosen([CohortSession("a", None, (("FCpcorr_cocoyeo243_hpf", partial),))], settings)
+    assert "cocoyeo243 keep lambda 0.06, our choice" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,6 @@ DENOISE_GB = 0.5
 #: Points of 1 mm labels and a displacement field of 1 mm in double precision.
 RESAMPLE_GB = 1.5
 
-#: Regularisation for atlases that the options do not name: the published model's.
-DEFAULT_LAMBDA = 0.06
-
 
 def init_functional_wf(
     run: FunctionalRun, *, options: FunctionalOptions, name: str = "functional_wf"
@@ -212,8 +209,7 @@ def lambda_by_atlas(atlases: Sequence[str], *, options: FunctionalOptions) -> di
     >>> lambda_by_atlas(["fs86"], options=FunctionalOptions(pcorr_lambda=(("fs86", 0.1),)))
     {'fs86': 0.1}
     """
-    given = dict(options.pcorr_lambda)
-    return {atlas: given.get(atlas, DEFAULT_LAMBDA) for atlas in atlases}
+    return {atlas: options.lambda_of(atlas) for atlas in atlases}
 
 
 def first_files(files: list[str], number: int) -> list[str]:
