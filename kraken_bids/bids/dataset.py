@@ -58,6 +58,7 @@ MEASURED_LABELS: dict[str, str] = {
     "fc": "Quality of a functional run and of its connectomes",
     "sc": "Quality of a diffusion series and of its connectomes",
     "qc": "Figure of the quality of a series",
+    "coverage": "Figure of the share of each region that a series covers",
     "ifod2act": "Streamlines of iFOD2 with anatomical constraints",
     "sdstream": "Streamlines of SD_STREAM",
 }
@@ -143,6 +144,7 @@ def write_measured_dataset(settings: Settings) -> list[Path]:
                 "connectome",
                 "atlas_labels",
                 "tractogram",
+                "assignments",
                 "functional_qc",
                 "structural_qc",
                 "figure",
@@ -163,7 +165,8 @@ def _measured_labels(settings: Settings) -> dict[str, str]:
         if is_forced or mark == settings.functional.mark or f"desc-{mark}\t" in there:
             labels[mark] = f"Connectomes of series {text}"
             labels |= {
-                marked(label, mark): f"{MEASURED_LABELS[label]} ({text})" for label in ("fc", "qc")
+                marked(label, mark): f"{MEASURED_LABELS[label]} ({text})"
+                for label in ("fc", "qc", "coverage")
             }
             labels |= {
                 marked("hpf", mark): f"Series {text}",

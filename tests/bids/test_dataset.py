@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -181,10 +182,23 @@ def test_labels_of_own_fusions_are_explained(settings):
     assert "desc-meanfit+meanshift\t" in table
 
 
+def test_every_label_of_a_run_is_explained(settings):
+    predicted = settings.output_dir / "derivatives" / "krakencoder-x"
+    write_measured_dataset(settings)
+    write_prediction_dataset(settings, (), predicted)
+    for level, dataset_dir in (("measured", settings.output_dir), ("predicted", predicted)):
+        names = Path(__file__).parents[1] / "app" / f"expected_{level}.txt"
+        labels = set(re.findall(r"desc-[A-Za-z0-9+]+", names.read_text("utf-8")))
+        rows = (dataset_dir / "descriptions.tsv").read_text("utf-8").splitlines()
+        assert labels
+        assert not labels - {row.split("\t")[0] for row in rows}
+
+
 def test_readme_lists_the_outputs(settings):
     write_measured_dataset(settings)
     readme = (settings.output_dir / "README.md").read_text()
     assert "sub-X/{func,dwi}/*_space-*_atlas-*_meas-*_relmat.tsv" in readme
+    assert "sub-X/dwi/*_space-*_desc-*_assignments.npz" in readme
 
 
 # ---------------------------------------------------------------- whole trees
