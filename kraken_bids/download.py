@@ -194,13 +194,16 @@ def _fetch_into(
 
 def _not_had(failures: Mapping[PublishedFile, Sequence[str]], folder: Path) -> ResourceError:
     """The error that says which files failed and what to do by hand."""
-    reasons = [f"{file.name} cannot be fetched: {'; '.join(failures[file])}" for file in failures]
-    many = f"{len(reasons)} files cannot be fetched" + "".join(f"\n  {line}" for line in reasons)
+    first, *others = failures
+    reason = f"{first.name} cannot be fetched: {'; '.join(failures[first])}"
+    lines = "".join(
+        f"\n  {file.name} cannot be fetched: {'; '.join(failures[file])}" for file in failures
+    )
     listing = "".join(
         f"\n  {file.name}\n    from {' or '.join((file.url, *file.mirrors))}" for file in failures
     )
     return ResourceError(
-        reasons[0] if len(reasons) == 1 else many,
+        f"{len(failures)} files cannot be fetched{lines}" if others else reason,
         where=str(folder),
         fix=f"Run it again where there is a network, or put into {folder} by hand:{listing}",
     )
