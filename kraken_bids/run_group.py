@@ -261,6 +261,7 @@ def find_all_connectomes(settings: Settings) -> tuple[CohortSession, ...]:
             adapt_by=settings.translation.adapt_by,
             participants_file=settings.bids_dir / "participants.tsv",
             mark=settings.functional.mark,
+            leave_out_uncombined=True,
         )
     )
     if not sessions:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import InputError, KrakenBIDSError, Problems, UsageError, suggest
 from ..flavors import Flavor
-from ..plan import CohortSession, Entities
+from ..plan import CohortSession, Entities, session_label
 from ..settings import DENOISING
 from .files import FoundFile, parse_name, same_label
 from .names import OFF_RECIPE, is_label
@@ -24,6 +24,10 @@ RUN_ENTITIES = frozenset({"run", "dir"})
 MISSING_VALUES = frozenset({"", "n/a", "N/A", "NaN", "nan"})
 
 
+class UncombinedRunsError(InputError):
+    """A flavor was measured in several runs that were not combined."""
+
+
 def find_cohort(
     output_dir: Path,
     *,
@@ -33,6 +37,7 @@ def find_cohort(
     adapt_by: str = "",
     participants_file: Path | None = None,
     mark: str = "",
+    leave_out_uncombined: bool = False,
 ) -> tuple[CohortSession, ...]:
     """Find the measured connectomes of each session.
 
@@ -53,6 +58,9 @@ def find_cohort(
     mark
         Key of `OFF_RECIPE`: functional connectomes of that pipeline are taken, and no others.
         Empty: those of the models' recipe; that others are left out is logged.
+    leave_out_uncombined
+        Whether flavors of which a session has several runs and no combination, as after a run
+        that failed, are left out with a warning; otherwise they are a problem.
 
     Returns
     -------
@@ -68,11 +76,17 @@ def find_cohort(
     problems: list[KrakenBIDSError] = []
     unused: dict[str, int] = {}
     for participant, session, files in _session_files(output_dir, participants, sessions):
+        uncombined: list[UncombinedRunsError] | None = [] if leave_out_uncombined else None
         try:
-            connectomes = _connectomes(_of_recipe(files, mark, unused), tasks)
+            connectomes = _connectomes(_of_recipe(files, mark, unused), tasks, uncombined)
         except KrakenBIDSError as problem:
             problems.append(problem)
             continue
+        if uncombined:
+            _log.warning(
+                "%s: %d flavors are left out: %s",
+                session_label(participant, session), len(uncombined), uncombined[0],
+            )  # fmt: skip
         if connectomes:
             found.append(CohortSession(participant, session, connectomes))
     is_functional = [path.parent.name == "func" for one in found for _, path in one.connectomes]
@@ -157,8 +171,12 @@ def _matrices(folder: Path) -> list[FoundFile]:
     return [file for file in files if (file.label("desc") or "") in {"", *OFF_RECIPE}]
 
 
-def _connectomes(files: Iterable[FoundFile], tasks: Sequence[str]) -> tuple[tuple[str, Path], ...]:
-    """One file a flavor."""
+def _connectomes(
+    files: Iterable[FoundFile],
+    tasks: Sequence[str],
+    uncombined: list[UncombinedRunsError] | None = None,
+) -> tuple[tuple[str, Path], ...]:
+    """One file a flavor; flavors whose runs are not combined are noted where there is a list."""
     by_flavor: dict[str, list[FoundFile]] = {}
     for file in files:
         atlas, meas = file.label("atlas"), file.label("meas")
@@ -169,8 +187,18 @@ def _connectomes(files: Iterable[FoundFile], tasks: Sequence[str]) -> tuple[tupl
             continue
         if flavor.datatype == file.datatype:
             by_flavor.setdefault(str(flavor), []).append(file)
-    chosen = ((flavor, _choose(flavor, by_flavor[flavor], tasks)) for flavor in sorted(by_flavor))
-    return tuple((flavor, file.path) for flavor, file in chosen if file is not None)
+    chosen = []
+    for flavor in sorted(by_flavor):
+        try:
+            file = _choose(flavor, by_flavor[flavor], tasks)
+        except UncombinedRunsError as problem:
+            if uncombined is None:
+                raise
+            uncombined.append(problem)
+            continue
+        if file is not None:
+            chosen.append((flavor, file.path))
+    return tuple(chosen)
 
 
 def _choose(flavor: str, files: list[FoundFile], tasks: Sequence[str]) -> FoundFile | None:
@@ -178,7 +206,7 @@ def _choose(flavor: str, files: list[FoundFile], tasks: Sequence[str]) -> FoundF
     combined = [file for file in candidates if not _run_labels(file)]
     runs = {_run_labels(file) for file in candidates}
     if not combined and len(runs) > 1:
-        raise InputError(
+        raise UncombinedRunsError(
             f"{flavor} has {len(runs)} runs but no combination of them",
             where=str(candidates[0].path.parent),
             fix="Run the participant level again; it writes the combination last.",

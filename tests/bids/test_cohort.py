@@ -111,6 +111,21 @@ def test_combined_runs_are_taken_before_single_ones(add, tmp_path):
     assert session.connectomes == (("FCcorr_fs86_hpf", combined),)
 
 
+def test_flavors_of_runs_that_were_not_combined_can_be_left_out(add, tmp_path, caplog):
+    structural = add("01", "SCsdstream_fs86_volnorm")
+    for run in ("1", "2"):
+        for flavor in ("FCcorr_fs86_hpf", "FCpcorr_fs86_hpf"):
+            add("01", flavor, task="rest", run=run)
+    whole = add("02", "FCcorr_fs86_hpf", task="rest")
+    with caplog.at_level(logging.WARNING):
+        one, other = find_cohort(tmp_path, leave_out_uncombined=True)
+    assert one.connectomes == (("SCsdstream_fs86_volnorm", structural),)
+    assert other.connectomes == (("FCcorr_fs86_hpf", whole),)
+    (told,) = caplog.messages
+    assert "sub-01: 2 flavors are left out: FCcorr_fs86_hpf has 2 runs but no" in told
+    assert "Run the participant level again" in told
+
+
 def test_a_single_run_needs_no_combination(add, tmp_path):
     only = add("01", "FCcorr_fs86_hpf", task="rest", run="1")
     (session,) = find_cohort(tmp_path)
