@@ -261,13 +261,10 @@ def _functional(options: FunctionalOptions, atlases: tuple[str, ...], *, is_aver
     if options.min_coverage:
         covered += f"; regions with less than {options.min_coverage:.0%} of them count as missing"
     lambdas = ", ".join(
-        f"{value:g} ({atlas}, {LAMBDA_WORDS[options.lambda_source(atlas)]})"
-        for atlas, value in options.pcorr_lambda
-        if atlas in atlases
+        f"{options.lambda_of(atlas):g} ({atlas}, {LAMBDA_WORDS[options.lambda_source(atlas)]})"
+        for atlas in atlases
     )
-    sources = {
-        options.lambda_source(atlas) for atlas, _ in options.pcorr_lambda if atlas in atlases
-    }
+    sources = {options.lambda_source(atlas) for atlas in atlases}
     undetermined = (
         ""
         if sources == {"given"}

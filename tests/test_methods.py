@@ -138,6 +138,13 @@ def test_numbers_are_those_of_the_settings_and_the_code(settings):
     assert "a step of" not in describe_methods(quick).markdown  # MRtrix3 chooses it
 
 
+def test_every_atlas_has_its_lambda(settings):
+    added = replace(settings, atlases=("fs86", "cocoyeo243"))
+    text = describe_methods(added).markdown
+    assert "with lambda 0.06 (fs86, the value of" in text
+    assert "0.06 (cocoyeo243, chosen here" in text
+
+
 def test_the_adaptation_is_told_as_it_is_done(settings):
     def text(adaptation, **changes):
         options = TranslationOptions(adaptation=adaptation, **changes)
