@@ -145,6 +145,16 @@ def tractogram_files(root: Path) -> tuple[FoundFile, ...]:
     return tuple(found)
 
 
+def other_streamlines(root: Path) -> tuple[Path, ...]:
+    """List files of streamlines in such a folder that `tractogram_files` does not take."""
+    taken = {file.path for file in tractogram_files(root)}
+    return tuple(
+        path
+        for path in sorted(root.rglob("*"))
+        if path.name.endswith(TRACTOGRAM_EXTENSIONS) and path not in taken
+    )
+
+
 def given_tractograms(
     files: Sequence[FoundFile], root: Path
 ) -> tuple[dict[Entities, dict[str, FoundFile]], tuple[InputError, ...]]:

@@ -161,6 +161,20 @@ def test_tractogram_that_is_not_clear_is_told(study, plan, tmp_path, files, mess
     assert message.replace(r"\(", "(") in text
 
 
+def test_streamlines_by_other_names_are_told(study, plan, tmp_path, caplog):
+    study.add_anatomy()
+    study.add_dwi()
+    taken = ("sub-01_model-ifod2_streamlines.trk", b"x")
+    plan(**given(study, tmp_path, taken))
+    assert "left out" not in caplog.text
+    run = only(only(plan(**given(
+        study, tmp_path, ("sub-01/tracks_ifod2.tck", IFOD2_ACT), ("all.trx", b"x")
+    ))).diffusion)  # fmt: skip
+    assert dict(run.tractograms) == {"ifod2act": tmp_path / "tracts" / taken[0]}
+    assert "2 file(s) of streamlines" in caplog.text
+    assert "such as all.trx: names must be sub-X" in caplog.text
+
+
 def test_given_tractogram_is_taken_before_that_of_qsirecon(study, plan, tmp_path):
     study.add_anatomy()
     study.add_dwi(source="dir-AP")
