@@ -125,6 +125,8 @@ def plan_submission(
     ------
     UsageError
         If options do not fit together.
+    InputError
+        If there is no image of that name, or no such file for ``--prologue``.
     """
     scheduler = find_scheduler(namespace.scheduler)
     output_dir = next(iter(settings.values())).output_dir
@@ -140,6 +142,12 @@ def plan_submission(
             "a container needs a folder for scratch files that the nodes have",
             where="--container",
             fix="Name one: --work-dir /scratch/kraken.",
+        )
+    if namespace.container and not _image(namespace).exists():
+        raise InputError(
+            f"there is no image {_image(namespace)}",
+            where="--container",
+            fix="Check the path; docs/containers.md says how to build it.",
         )
     prologue = _prologue(namespace.prologue)
     files: dict[str, str] = {OPTIONS: config_text(namespace)}
@@ -289,7 +297,6 @@ def _command(
     )
     if not namespace.container:
         return (sys.executable, "-m", "kraken_bids", *arguments)
-    image = str(Path(namespace.container).expanduser().absolute())
     binds = [text for path in bound_folders(namespace, settings) for text in ("-B", path)]
     gpu = ["--nv"] if namespace.gpus and _translates(namespace, level) else []
     runtime = (namespace.container_runtime, "run", "--containall", "--cleanenv")
@@ -297,7 +304,12 @@ def _command(
     # made of others would not count as done.
     kept = os.pathsep.join(map(str, _kept_resources()))
     resources = ["--env", f"{RESOURCES_VARIABLE}={kept}"] if kept else []
-    return (*runtime, *gpu, *resources, *binds, image, *arguments)
+    return (*runtime, *gpu, *resources, *binds, str(_image(namespace)), *arguments)
+
+
+def _image(namespace: argparse.Namespace) -> Path:
+    """Absolute path of the container's image."""
+    return Path(namespace.container).expanduser().absolute()
 
 
 def _kept_resources() -> list[Path]:

@@ -240,6 +240,7 @@ def place(study, scheduler, tmp_path, monkeypatch):
     tracks.mkdir(parents=True)
     (tracks / "sub-01_space-ACPC_model-ifod2_streamlines.tck").write_bytes(b"not read yet")
     (tmp_path / "any").mkdir()
+    (tmp_path / "kraken-bids.sif").touch()  # --dry-run opens no image
     for command in WRITING:
         subprocess.run(["bash", "-c", command], check=True)
     return {

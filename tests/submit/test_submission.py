@@ -170,6 +170,7 @@ def test_container_is_given_the_folders_that_it_needs(
     submit, scheduler, out, held_model, cohort, tmp_path
 ):
     image = tmp_path / "kraken.sif"
+    image.touch()
     submit(
         "--container", image, "--model", held_model, "--gpus", 1, "--bind", "/opt", level="both"
     )
@@ -195,8 +196,10 @@ def test_container_has_the_atlases_and_models_of_the_machine_that_is_submitted_f
     lists = tmp_path / "lists"
     lists.mkdir()
     (lists / "first.txt").write_text("01\n02\n")
+    image = tmp_path / "kraken.sif"
+    image.touch()
     submit(
-        "--container", "kraken.sif", "--model", held_model, "--participant-label",
+        "--container", image, "--model", held_model, "--participant-label",
         f"@{lists}/first.txt", level="both",
     )  # fmt: skip
     files = written_files(out)
@@ -230,6 +233,30 @@ def test_retry_takes_up_the_options_of_the_last_submission(submit, scheduler, ou
     assert files["kraken.txt"] == "01\n02\n"
     assert "--time=09:00:00" in files["kraken.sh"]
     assert "kraken-group.sh" not in files  # the last submission had none
+
+
+def test_what_is_typed_wins_over_the_last_submission_even_if_it_is_the_default(
+    submit, scheduler, out, cohort, tmp_path
+):
+    submit("--streamlines", "20k", "--compcor", "columns", "--time", "5h", "--omp-nthreads", "1")
+    file = tmp_path / "options.toml"
+    file.write_text('time = "6h"\ncoco439 = "group"\nstreamlines = "30k"\n')
+    words = ["--streamlines", "5M", "--time", "24h", "--config-file", str(file)]
+    assert main([str(cohort.root), str(out), "participant", "--retry-failed", *words]) == 0
+    options = tomllib.loads(written_files(out)["participant.toml"])
+    assert options["streamlines"] == "5M"  # typed
+    assert options["coco439"] == "group"  # from the file that is named now
+    assert options["compcor"] == "columns"  # from the last submission
+    assert "--time=24:00:00" in written_files(out)["kraken-1.sh"]
+
+
+def test_levels_that_are_typed_win_over_those_of_the_last_submission(
+    submit, scheduler, out, cohort, held_model
+):
+    submit()
+    words = ["both", "--retry-failed", "--model", str(held_model)]
+    assert main([str(cohort.root), str(out), *words]) == 0
+    assert "kraken-group.sh" in written_files(out)
 
 
 def test_nothing_is_retried_while_jobs_are_queued(submit, scheduler, cohort, out, capsys):
@@ -308,6 +335,13 @@ def test_container_without_a_work_folder_is_refused(cohort, out, scheduler, caps
     words = [cohort.root, out, "participant", "--atlases", "fs86", "--container", "kraken.sif"]
     assert main(list(map(str, words))) == 2
     assert "a container needs a folder for scratch files" in capsys.readouterr().err
+
+
+def test_image_that_is_not_there_is_told_before_any_job(submit, scheduler, tmp_path):
+    code, _, said = submit("--container", tmp_path / "kraken.sif")
+    assert code == 3
+    assert f"there is no image {tmp_path}/kraken.sif (--container)" in said
+    assert not scheduler.exists()
 
 
 def test_folder_with_blanks_is_refused(cohort, tmp_path, scheduler, capsys):
