@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -80,6 +81,8 @@ def run(settings: Settings, *, action: str = "run", config: str = "") -> int:
     if action == "boilerplate_only":
         _log.info("%s", gather_methods(settings, settings.output_dir).markdown)
         return EXIT_DONE
+    # Matplotlib's list of fonts would lie in the user's home, whose matplotlibrc would apply, too.
+    os.environ.setdefault("MPLCONFIGDIR", str(settings.work_dir / "matplotlib"))
     if settings.level == "group":
         from .run_group import run_group
 

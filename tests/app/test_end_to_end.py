@@ -240,6 +240,19 @@ def test_the_group_level_can_be_asked_before_its_model_is_fetched(line, run, lis
     assert listed(line.results) == before
 
 
+def test_nothing_is_written_to_the_home(line, run, tmp_path, monkeypatch):
+    home, results = tmp_path / "home", tmp_path / "results"
+    home.mkdir()
+    shutil.copytree(line.results, results)
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    words = [results if word == line.results else word for word in line.group_words()]
+    words[words.index(line.work)] = tmp_path / "work"
+    assert run(*words, "--reports-only").code == 0
+    assert list(home.rglob("*")) == []
+
+
 def test_missing_output_is_made_again(line, run, tmp_path):
     copy = tmp_path / "results"
     shutil.copytree(line.results, copy)
