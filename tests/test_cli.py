@@ -5,6 +5,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -284,6 +285,15 @@ def test_unwritable_output_folder_is_told_before_any_work(tmp_path, capsys):
     assert "cannot be written" in told
     assert "OUTPUT_DIR" in told
     assert "Traceback" not in told
+
+
+def test_folder_of_another_person_inside_is_named(folders, tmp_path, capsys):
+    data, out = folders
+    blocked = Path(out) / ".kraken-bids"
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.write_text("root may write to all folders, but not below a file")
+    assert main([data, out, "participant", "-w", str(tmp_path / "w")]) == 3
+    assert f"the folder {blocked} cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("action", ["--dry-run", "--status"])

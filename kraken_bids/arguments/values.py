@@ -52,12 +52,16 @@ def existing_file(text: str, option: str) -> Path:
 def writable_folder(text: str, option: str) -> Path:
     """Absolute path of a folder that is made if need be, and written to for a try."""
     path = Path(text).expanduser().absolute()
+    probe = path / ".kraken-bids" / "probe"
     try:
-        with atomic_path(path / ".kraken-bids" / "probe"):
+        with atomic_path(probe):
             pass
-        (path / ".kraken-bids" / "probe").unlink(missing_ok=True)  # others probe, too
+        probe.unlink(missing_ok=True)  # others probe, too
     except ResourceError as error:
-        raise _unwritable(text, option, error.what.partition(": ")[2]) from error
+        # Of a folder shared with others, what one of them has made may be the trouble.
+        is_inside = probe.parent.exists() and os.access(path, os.W_OK | os.X_OK)
+        refused = str(probe.parent) if is_inside else text
+        raise _unwritable(refused, option, error.what.partition(": ")[2]) from error
     return path
 
 
