@@ -24,10 +24,6 @@ RUN_ENTITIES = frozenset({"run", "dir"})
 MISSING_VALUES = frozenset({"", "n/a", "N/A", "NaN", "nan"})
 
 
-class UncombinedRunsError(InputError):
-    """A flavor was measured in several runs that were not combined."""
-
-
 def find_cohort(
     output_dir: Path,
     *,
@@ -76,7 +72,7 @@ def find_cohort(
     problems: list[KrakenBIDSError] = []
     unused: dict[str, int] = {}
     for participant, session, files in _session_files(output_dir, participants, sessions):
-        uncombined: list[UncombinedRunsError] | None = [] if leave_out_uncombined else None
+        uncombined: list[InputError] | None = [] if leave_out_uncombined else None
         try:
             connectomes = _connectomes(_of_recipe(files, mark, unused), tasks, uncombined)
         except KrakenBIDSError as problem:
@@ -174,7 +170,7 @@ def _matrices(folder: Path) -> list[FoundFile]:
 def _connectomes(
     files: Iterable[FoundFile],
     tasks: Sequence[str],
-    uncombined: list[UncombinedRunsError] | None = None,
+    uncombined: list[InputError] | None = None,
 ) -> tuple[tuple[str, Path], ...]:
     """One file a flavor; flavors whose runs are not combined are noted where there is a list."""
     by_flavor: dict[str, list[FoundFile]] = {}
@@ -187,17 +183,17 @@ def _connectomes(
             continue
         if flavor.datatype == file.datatype:
             by_flavor.setdefault(str(flavor), []).append(file)
-    chosen = []
-    for flavor in sorted(by_flavor):
+    chosen: list[tuple[str, Path]] = []
+    for name in sorted(by_flavor):
         try:
-            file = _choose(flavor, by_flavor[flavor], tasks)
-        except UncombinedRunsError as problem:
+            one = _choose(name, by_flavor[name], tasks)
+        except InputError as problem:  # runs without their combination; of tasks, UsageError
             if uncombined is None:
                 raise
             uncombined.append(problem)
             continue
-        if file is not None:
-            chosen.append((flavor, file.path))
+        if one is not None:
+            chosen.append((name, one.path))
     return tuple(chosen)
 
 
@@ -206,7 +202,7 @@ def _choose(flavor: str, files: list[FoundFile], tasks: Sequence[str]) -> FoundF
     combined = [file for file in candidates if not _run_labels(file)]
     runs = {_run_labels(file) for file in candidates}
     if not combined and len(runs) > 1:
-        raise UncombinedRunsError(
+        raise InputError(
             f"{flavor} has {len(runs)} runs but no combination of them",
             where=str(candidates[0].path.parent),
             fix="Run the participant level again; it writes the combination last.",
