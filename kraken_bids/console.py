@@ -48,6 +48,17 @@ def _handler(stream: TextIO, verbose: int) -> logging.Handler:
     return handler
 
 
+def n_of(count: int, noun: str) -> str:
+    """Count things.
+
+    Examples
+    --------
+    >>> n_of(1, "region"), n_of(2, "region")
+    ('1 region', '2 regions')
+    """
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
 def shows_colours(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
     """Whether colours are welcome: on a terminal that has them, unless ``NO_COLOR`` is set."""
     return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"

@@ -63,11 +63,12 @@ class ModelError(KrakenBIDSError):
 
 
 class Problems(KrakenBIDSError):
-    """Several problems of one invocation, told together."""
+    """Several problems of one invocation, told together: as a list, if there are more than one."""
 
     def __init__(self, problems: Iterable[KrakenBIDSError]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(f"- {problem}" for problem in self.problems))
+        dash = "- " if len(self.problems) > 1 else ""
+        super().__init__("\n".join(f"{dash}{problem}" for problem in self.problems))
         self.exit_code = max(
             (problem.exit_code for problem in self.problems), default=KrakenBIDSError.exit_code
         )

@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     ".claims": {".errors", ".storage"},
     ".traces": {".errors", ".storage", ".bids"},
     ".references": {".errors"},
-    ".report": {".errors", ".storage", ".flavors", ".atlases", ".bids",
+    ".report": {".console", ".errors", ".storage", ".flavors", ".atlases", ".bids",
                 "numpy", "matplotlib", "PIL", "jinja2", "safetensors"},
     ".interfaces": {".errors", ".storage", ".flavors", ".atlases", ".plan", ".bids", ".connectome",
                     ".model", ".formats", ".images", ".report", ".completion",

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..console import n_of
 from ..errors import UsageError
 from .options import add_reference_files
 
@@ -94,7 +95,7 @@ def _make_bundle(arguments: argparse.Namespace) -> int:
     bundle = convert_checkpoint(
         arguments.checkpoint, arguments.transforms, arguments.output, name=arguments.name
     )
-    print(f"{bundle.path}: {len(bundle.flavors)} flavors, SHA-256 {bundle.sha256}")
+    print(f"{bundle.path}: {n_of(len(bundle.flavors), 'flavor')}, SHA-256 {bundle.sha256}")
     return 0
 
 
@@ -137,7 +138,7 @@ def _make_projection(arguments: argparse.Namespace) -> int:
         )
     folder = projection.save(arguments.projection, name=arguments.name)
     print(
-        f"{folder}: {projection.flavor}, {projection.n_features_in_} edges to "
-        f"{projection.n_components} scores"
+        f"{folder}: {projection.flavor}, {n_of(projection.n_features_in_, 'edge')} to "
+        f"{n_of(projection.n_components, 'score')}"
     )
     return 0

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..console import n_of
 from ..errors import KrakenBIDSError, Problems, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         preferred=arguments.prefer,
         name=arguments.name,
     )
-    print(f"{bundle.path}: {len(bundle.flavors)} flavors, SHA-256 {bundle.sha256}")
+    print(f"{bundle.path}: {n_of(len(bundle.flavors), 'flavor')}, SHA-256 {bundle.sha256}")
     return 0
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..console import n_of
 from ..errors import InputError, KrakenBIDSError, UsageError
 from .pcorr_options import Request, add_arguments, collected, raise_all, read_request
 
@@ -173,8 +174,8 @@ def _looked_through(cohort: Cohort) -> Cohort:
     raise_all(problems)
     if incomplete:
         _log.warning(
-            "%d participants lack regions, which stay NaN: %s",
-            len(incomplete),
+            "%s with missing regions, which stay NaN: %s",
+            n_of(len(incomplete), "participant"),
             name_some(incomplete),
         )
     return Cohort(source, cohort.request, frozenset(incomplete))
@@ -230,11 +231,11 @@ def _search(cohort: Cohort, target: NDArray[np.float64] | None) -> LambdaSearch:
 def _tell(found: LambdaSearch, request: Request) -> None:
     target = request.target or "the mean precision of these participants"
     _log.info(
-        "Lambda %.6g: mean distance %.6g to %s, %d participants",
+        "Lambda %.6g: mean distance %.6g to %s, %s",
         found.raw,
         found.error,
         target,
-        found.n_matrices,
+        n_of(found.n_matrices, "participant"),
     )
     low, high = request.typed.lambda_range
     if found.raw == high or (found.raw == low and low > 0):
@@ -263,7 +264,7 @@ def _write_search(found: LambdaSearch, cohort: Cohort) -> None:
         from ..report.canvas import save_png
         from ..report.search_figure import draw_search
 
-        title = f"{found.n_matrices} participants, {cohort.source.n_regions} regions"
+        title = f"{n_of(found.n_matrices, 'participant')}, {cohort.source.n_regions} regions"
         drawing = draw_search(found.tried, found.errors, best=found.raw, title=title)
         with atomic_path(typed.figure) as temporary:
             save_png(drawing, temporary)
@@ -311,10 +312,10 @@ def _write(cohort: Cohort, facts: MatrixFacts) -> None:
         MEAN_WRITERS[mean_file.suffix.lower()](mean_file, mean.result(), facts)
     written = [str(path) for path in (output, mean_file) if path]
     _log.info(
-        "%s: %s of %d participants, lambda %.6g",
+        "%s: %s of %s, lambda %.6g",
         ", ".join(written),
         facts.kind,
-        len(participants),
+        n_of(len(participants), "participant"),
         facts.lambda_,
     )
 

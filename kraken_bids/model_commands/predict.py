@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..console import n_of
 from .options import add_model_arguments
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class _Progress:
         self._width = 0
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        text = f"{step} {done} of {total} flavors"
+        text = f"{step} {done} of {n_of(total, 'flavor')}"
         if self._is_terminal:
             print(f"\r{text:<{self._width}}", end="", file=sys.stderr, flush=True)
             self._width = len(text)
@@ -206,8 +207,8 @@ def tell_reading(reader: CohortReader) -> None:
     fits = {key: reader.fits[key] for key in sorted(reader.fits)}
     for key, fit in fits.items():
         _log.info(
-            "%s: slope %.4g, intercept %.4g, R² %.4f, %d participants",
-            key, fit.slope, fit.intercept, fit.r_squared, fit.n_participants,
+            "%s: slope %.4g, intercept %.4g, R² %.4f, %s",
+            key, fit.slope, fit.intercept, fit.r_squared, n_of(fit.n_participants, "participant"),
         )  # fmt: skip
     warn_about_fits(fits)
     notes = reader.notes
@@ -217,14 +218,14 @@ def tell_reading(reader: CohortReader) -> None:
         if flavor in notes.n_filled:
             n_participants, n_edges = notes.n_filled[flavor]
             _log.warning(
-                "%s: %d missing edges of %d participants take the training mean",
-                flavor, n_edges, n_participants,
+                "%s: the training mean stands for %s of %s",
+                flavor, n_of(n_edges, "missing edge"), n_of(n_participants, "participant"),
             )  # fmt: skip
         if flavor in notes.n_left_out:
             _log.warning(
-                "%s: %d participants with missing edges count as without it: the model has no "
-                "training mean to fill with",
-                flavor, notes.n_left_out[flavor],
+                "%s: taken as absent for %s with missing edges: the model has no training mean "
+                "to fill with",
+                flavor, n_of(notes.n_left_out[flavor], "participant"),
             )  # fmt: skip
 
 
@@ -234,16 +235,17 @@ def _summarise(setup: Setup, cohort: CohortLatents, output: Path) -> None:
 
     n = len(cohort.participants)
     had = {name: int(rows.sum()) for name, rows in cohort.present.items()}
-    _log.info("%d participants: %s", n, describe_counts(had))
+    _log.info("%s: %s", n_of(n, "participant"), describe_counts(had))
     for source in setup.sources:
         n_without = int((cohort.n_inputs(source.members) == 0).sum())
         if n_without:
             _log.warning(
-                "%s: %d of %d participants are missing, their rows are NaN",
-                source.name, n_without, n,
+                "%s: missing for %d of %s, with rows of NaN",
+                source.name, n_without, n_of(n, "participant"),
             )  # fmt: skip
     n_connectomes = sum(len(sources) for sources in setup.plan.values())
     _log.info(
-        "%s: %d predicted connectomes (source x target), latents of %d sources",
-        output, n_connectomes, len(setup.latent_sources),
+        "%s: %s (source x target), latents of %s",
+        output, n_of(n_connectomes, "predicted connectome"),
+        n_of(len(setup.latent_sources), "source"),
     )  # fmt: skip

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..console import n_of
 from ..errors import UsageError
 from .options import ProblemList
 
@@ -238,7 +239,8 @@ def run(arguments: argparse.Namespace) -> int:
     write_split(folder / SPLIT_NAME, cohort.participants, split.labels())
     n_epochs = bundle.config["provenance"]["n_epochs"]
     draw_records(folder, taken=n_epochs if options.early_stopping else 0)
-    _log.info("%s: %d flavors, SHA-256 %s", bundle.path, len(bundle.flavors), bundle.sha256)
+    n_flavors = n_of(len(bundle.flavors), "flavor")
+    _log.info("%s: %s, SHA-256 %s", bundle.path, n_flavors, bundle.sha256)
     return 0
 
 

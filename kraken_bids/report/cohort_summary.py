@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from ..bids.names import page_path
 from ..bids.own_atlas import GROUP, PARTICIPANT
+from ..console import n_of
 from ..errors import InputError
 from ..flavors import Flavor
 from .found import FoundMatrix, FoundSession, find_participants, find_sessions, read_session
-from .html import Cell, Notice, as_text, n_of
+from .html import Cell, Notice, as_text
 from .motion_section import MOTION, MotionSums
 from .prediction_section import drawn_prediction
 from .quality_section import is_shown

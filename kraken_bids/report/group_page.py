@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..console import n_of
 from .adaptation_section import fit_grid, fit_pictures, read_fits
 from .anchors import SIMILARITY
 from .cohort_figures import draw_identification
@@ -20,7 +21,7 @@ from .cohort_summary import (
     summarize_cohort,
 )
 from .found import Rows, flavor_order, read_json, read_rows
-from .html import Cell, Grid, Notice, Picture, n_of, provenance, render
+from .html import Cell, Grid, Notice, Picture, provenance, render
 from .latent_map import LatentMap, find_maps
 from .latent_section import colour_columns, map_pictures, outlier_warnings, participants_tables
 from .matrices import Pair

@@ -166,17 +166,6 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def n_of(count: int, noun: str) -> str:
-    """Count things.
-
-    Examples
-    --------
-    >>> n_of(1, "region"), n_of(2, "region")
-    ('1 region', '2 regions')
-    """
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
 @dataclass(frozen=True)
 class Notice:
     """Something to know about the data, with its meaning and what to do."""

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..console import n_of
 from .found import FoundSession, Rows, read_rows
-from .html import Cell, Grid, Notice, Picture, n_of
+from .html import Cell, Grid, Notice, Picture
 from .latent_figures import draw_coloured_map, draw_place
 from .latent_map import FAR_SDS, LatentMap, SessionLatent, find_maps, read_session_latents
 

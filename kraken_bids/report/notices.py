@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bids.names import OFF_RECIPE, READY_MARK, XCP_D_MARK
+from ..console import n_of
 from ..flavors import Flavor
 from .anchors import beyond
 from .coverage_figure import low_coverage, region_names
 from .found import FoundSession
-from .html import Notice, n_of
+from .html import Notice
 
 Matrix = NDArray[np.float64]
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..console import n_of
 from .anchors import FIRST, LIMITS, PUBLISHED, SIMILARITY, Limit
 from .canvas import BLUE, INK, ORANGE, VERMILION, Drawing, new_figure, require, style
-from .html import Grid, Notice, Picture, n_of
+from .html import Grid, Notice, Picture
 from .latent_map import FAR_SDS, far_from
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ..console import n_of
 from ..errors import UsageError
 from ..flavors import Flavor
 from .anchors import LIMITS, PUBLISHED, SIMILARITY
 from .canvas import BLUE, INK, ORANGE, VERMILION, Drawing, new_figure, require, style
 from .found import Rows, flavor_order
-from .html import Grid, Notice, Picture, n_of
+from .html import Grid, Notice, Picture
 
 #: Size of the figure in bytes.
 FIGURE_BYTES = 60_000

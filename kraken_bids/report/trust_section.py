@@ -12,9 +12,10 @@ import numpy as np
 
 from ..bids.names import output_path
 from ..bids.trust_table import CONCERNS, FITS, TRUST_LABEL, Concern
+from ..console import n_of
 from .canvas import BLUE, FAINT, VERMILION, Drawing, new_figure, require, style
 from .found import FoundSession, Rows, read_json, read_rows
-from .html import Cell, Grid, Notice, Picture, n_of
+from .html import Cell, Grid, Notice, Picture
 
 #: Size of the figure in bytes.
 FIGURE_BYTES = 90_000

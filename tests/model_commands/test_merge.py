@@ -60,6 +60,12 @@ def test_one_is_preferred(models, tmp_path):
     )
 
 
+def test_one_flavor_is_told_as_one(models, tmp_path, capsys):
+    arguments = ["merge", "--models", *models, "--output", str(tmp_path / "m")]
+    assert main([*arguments, "--prefer", "b", "--flavors", SC]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'm'}: 1 flavor, SHA-256 ")
+
+
 def test_what_cannot_be_merged_is_told(models, tmp_path, capsys):
     output = ["--output", str(tmp_path / "m")]
     assert main(["merge", "--models", *models, *output]) == 3

@@ -141,7 +141,7 @@ def test_missing_regions_stay_missing_and_are_left_out_of_the_search(
     expected = partial_correlation(regularized_precision(block, lambda_))
     np.testing.assert_allclose(data[1][np.ix_(others, others)], expected, atol=1e-7)
     np.testing.assert_allclose(np.load(mean)["C"], np.nanmean(data, axis=0), atol=1e-6)
-    assert "lack regions, which stay NaN: p_2" in caplog.text
+    assert "1 participant with missing regions, which stay NaN: p_2" in caplog.text
     assert "1 of them are left out" in caplog.text
 
 

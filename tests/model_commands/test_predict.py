@@ -163,8 +163,8 @@ def test_missing_participants_and_edges_are_told(predict, model_dir, edges, tmp_
         inputs=[f"{SC}={tmp_path / 'sc.npz'}", f"{FC}={tmp_path / 'fc.npz'}"],
     )  # fmt: skip
     assert code == 0
-    assert f"{SC}: 5 of 25 participants are missing" in caplog.text
-    assert f"{FC}: 1 missing edges of 1 participants take the training mean" in caplog.text
+    assert f"{SC}: missing for 5 of 25 participants, with rows of NaN" in caplog.text
+    assert f"{FC}: the training mean stands for 1 missing edge of 1 participant" in caplog.text
     assert np.isnan(found[f"{SC}__{FC}"]).all(axis=1).tolist() == [False] * 20 + [True] * 5
     np.testing.assert_allclose(
         found[f"fusion__{FC}"][20:], found[f"{FC}__{FC}"][20:], rtol=1e-4, atol=1e-5

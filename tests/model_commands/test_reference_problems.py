@@ -360,7 +360,7 @@ def test_20_a_missing_edge_concerns_that_edge_only(predict, tmp_path):
     code, found, told = predict(*ADAPT, files=[f"{SC}={file}"])
     assert code == 0
     assert all(np.isfinite(found[name]).all() for name in found if name != "participants")
-    assert f"{SC}: 1 missing edges of 1 participants take the training mean" in told
+    assert f"{SC}: the training mean stands for 1 missing edge of 1 participant" in told
     _, whole, _ = predict(*ADAPT, files=inputs(SC))
     difference = np.abs(found[f"{SC}__{FC}"] - whole[f"{SC}__{FC}"]).max()
     assert difference < 0.05 * np.abs(whole[f"{SC}__{FC}"]).max()
