@@ -301,7 +301,9 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_other(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--config-file", metavar="FILE", help="options in TOML")
+    group.add_argument(
+        "--config-file", metavar="FILE", help="options in TOML; those that are typed win"
+    )
     group.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     group.add_argument(
         "--status", action="store_true", help="a table: who is done, at work, failed"

@@ -16,13 +16,39 @@ SHELLS = ("bash", "zsh", "tcsh")
 FILE_WORDS, FOLDER_WORDS = frozenset({"FILE", "PATH", "IMAGE"}), frozenset({"DIR"})
 
 
+class Arguments(argparse.Namespace):
+    """Parsed arguments, and the names of those that were given: not left to their defaults."""
+
+    # A slot is not among the arguments that ``vars`` lists.
+    __slots__ = ("given",)
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self.given: frozenset[str] = frozenset()
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser that takes both spellings of an option and suggests the nearest one."""
+    """A parser that takes both spellings of an option and suggests the nearest one.
+
+    It parses into `Arguments`.
+    """
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """Read ``--participant_label`` as ``--participant-label``."""
         args = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args([_hyphens(text) for text in args], namespace)
+        namespace = Arguments() if namespace is None else namespace
+        self._given: set[str] = set()
+        parsed, rest = super().parse_known_args([_hyphens(text) for text in args], namespace)
+        if isinstance(parsed, Arguments):
+            parsed.given |= self._given
+        return parsed, rest
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        # Asked for each option that was typed, and for each positional argument; of those, one
+        # that may be left out comes without words.
+        if action.option_strings or arg_strings:
+            self._given.add(action.dest)
+        return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, with the nearest option or value, and leave with code 2."""

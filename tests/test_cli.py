@@ -347,11 +347,59 @@ def test_zero_is_kept_in_a_configuration(folders, tmp_path):
     assert again.structural.assignment_radius_mm == 0.0
 
 
+TYPED_DEFAULTS = [
+    (["--compcor", "exact"], 'compcor = "columns"'),
+    (["--streamlines", "5M"], 'streamlines = "20k"'),
+    (["--random-seed=1"], "random-seed = 7"),
+    (["--assignment_radius", "4"], "assignment_radius = 2.0"),
+    (["--pcorr-lambda", "fs86=0.06"], 'pcorr-lambda = ["search"]'),
+    (["--atlases", "fs86", "shen268", "coco439"], 'atlases = ["fs86"]'),
+    (["--fusion", "fusion=all", "fusionSC=SC", "fusionFC=FC"], 'fusion = ["fusion=all"]'),
+    (["--sift2"], "sift2 = false"),
+    (["--mem", "2G"], 'mem_mb = "9000"'),
+    (["--mem-mb", "2000"], 'mem = "9G"'),
+]
+
+
+@pytest.mark.parametrize(("typed", "line"), TYPED_DEFAULTS)
+def test_what_is_typed_wins_over_a_configuration_even_if_it_is_the_default(
+    read, tmp_path, typed, line
+):
+    file = tmp_path / "options.toml"
+    file.write_text(f"{line}\nkeep-work = true\n")
+    settings = read(*typed, "--config-file", str(file))
+    assert settings == read(*typed, "--keep-work")
+    assert read("--config-file", str(file)) != settings
+
+
+def test_arguments_know_which_of_them_were_given(folders):
+    parser = make_parser()
+    parsed = parser.parse_args([*folders, "group", "--nthreads", "2", "--sift2", "-vv"])
+    assert parsed.given == {"bids_dir", "output_dir", "level", "nprocs", "sift2", "verbose"}
+    again = parser.parse_args([*folders, "participant", "--mem_mb=900"])
+    assert again.given == {"bids_dir", "output_dir", "level", "mem_mb"}
+    assert "given" not in vars(again)
+
+
 def test_unknown_key_of_a_configuration_is_refused(read, tmp_path):
     file = tmp_path / "options.toml"
     file.write_text("streamline = '5M'\n")
     with pytest.raises(UsageError, match="Did you mean 'streamlines'"):
         read("--config-file", str(file))
+
+
+def test_several_problems_are_a_list_and_one_is_none(capsys, study, tmp_path):
+    one, other = UsageError("a is b", where="--a"), InputError("c is d")
+    assert str(Problems([one])) == "a is b (--a)"
+    assert str(Problems([one, other])) == "- a is b (--a)\n- c is d"
+    study.add_anatomy("01")
+    study.add_bold("01")
+    words = [str(study.root), str(tmp_path / "out"), "participant", "-w", str(tmp_path / "w")]
+    words += ["--modality", "func", "--atlases", "fs86", "--dry-run", "--participant-label"]
+    assert main([*words, "02"]) == 2
+    assert "kraken-bids: participant '02'" in capsys.readouterr().err
+    assert main([*words, "02", "03"]) == 2
+    assert "nothing was run:\n- participant '02'" in capsys.readouterr().err
 
 
 def test_unknown_value_of_a_configuration_is_refused(read, tmp_path):
@@ -414,6 +462,18 @@ def test_five_tissue_programs_are_looked_for_before_any_work(read, monkeypatch, 
     with pytest.raises(ResourceError, match=f"not found: {missing}.*--five-tissue {source}"):
         read("--five-tissue", source)
     assert read("--five-tissue", source, "--modality", "func").structural.five_tissue == source
+
+
+def test_five_tissue_programs_may_be_on_the_nodes_alone(read, tmp_path, monkeypatch):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sbatch", "squeue", "scontrol", "scancel"):
+        (folder / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    plugin = tmp_path / "plugin.json"
+    plugin.write_text('{"plugin": "SLURM"}')
+    settings = read("--five-tissue", "hsvs", "--use-plugin", str(plugin))
+    assert settings.structural.five_tissue == "hsvs"
 
 
 @pytest.fixture

@@ -14,19 +14,22 @@ ACTIONS = frozenset({
     "dry_run", "status", "reports_only", "boilerplate_only", "config_file", "verbose", "quiet",
     "notrack", "skip_bids_validation", "bids_dir", "output_dir", "level", "print_completion",
 })  # fmt: skip
+#: Options that say one thing in two ways: who gives one of them does not want the other.
+SYNONYMS = {"mem": "mem_mb", "mem_mb": "mem"}
 
 
 def apply_config(
     namespace: argparse.Namespace, parser: argparse.ArgumentParser, *, file: str
 ) -> None:
-    """Fill options that were not typed from a TOML file.
+    """Fill options that were not given from a TOML file.
 
     Parameters
     ----------
     namespace
-        Parsed arguments; changed.
+        As `kraken_bids.parser.Parser` parses them; changed. What the file fills counts as given
+        from then on: of two files the first one wins.
     parser
-        Its defaults tell what was not typed.
+        Knows which options there are.
     file
         As given to ``--config-file``.
 
@@ -51,10 +54,11 @@ def apply_config(
     ]
     if problems:
         raise Problems(problems)
-    for name, value in content.items():
-        dest = name.replace("-", "_")
-        if getattr(namespace, dest) == parser.get_default(dest):
+    values = {name.replace("-", "_"): value for name, value in content.items()}
+    for dest, value in values.items():
+        if not {dest, SYNONYMS.get(dest)} & namespace.given:
             setattr(namespace, dest, value)
+    namespace.given |= set(values)
 
 
 def config_text(namespace: argparse.Namespace) -> str:

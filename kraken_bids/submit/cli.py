@@ -103,7 +103,7 @@ def _last_record(namespace: argparse.Namespace, parser: argparse.ArgumentParser)
             fix="Wait until they have ended, or cancel them.",
         )
     apply_config(namespace, parser, file=str(folder / OPTIONS))
-    if namespace.level == parser.get_default("level"):
+    if "level" not in namespace.given:
         namespace.level = record.level
     return record
 
