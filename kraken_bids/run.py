@@ -170,6 +170,7 @@ def run_participants(settings: Settings, *, action: str = "run", config: str = "
     """Measure the connectomes of all participants asked for."""
     from .bids.inputs import pairing_table
     from .lambda_search import tell_later_search
+    from .programs import check_programs, tell_programs
     from .scratch import tell_scratch
     from .status import status_report
 
@@ -187,13 +188,15 @@ def run_participants(settings: Settings, *, action: str = "run", config: str = "
         for problem in plan.problems:
             outcome.fail(plan.label, str(problem))
     if action == "dry_run":
+        tell_programs(work.todo, settings)
         tell_scratch([plan for plan in plans if plan.label not in done], settings)
         _log.info("dry run: %d of %d sessions are to be done", len(plans) - len(done), len(plans))
         return outcome.tell()
     if action == "reports_only":
         return _write_pages(plans, settings, outcome)
-    _write_dataset(settings)
     todo = work.todo
+    check_programs(todo, settings)
+    _write_dataset(settings)
     finished = [plan for plan in plans if plan.label in done]
     outcome.skipped += [plan.label for plan in finished]
     _clear_finished(finished, settings)

@@ -66,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
 #: Modules that only the command lines are made of; they may import any part but the demo.
 PROGRAMS = {
     ".cli", ".arguments", ".boilerplate", ".boilerplate_structural", ".citation",
-    ".group_pages", ".parser", ".session_facts", ".lambda_search", ".progress",
+    ".group_pages", ".parser", ".programs", ".session_facts", ".lambda_search", ".progress",
     ".ready_connectomes", ".ready_streamlines", ".run", ".run_group", ".run_single", ".scratch",
     ".status", ".model_commands", ".submit", ".__main__",
 }  # fmt: skip

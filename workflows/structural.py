@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from .tissues import (
     RESAMPLE_GB,
     add_five_tissue,
     first_item,
+    needs_unpacking,
 )
 
 _log = logging.getLogger(__name__)
@@ -185,12 +187,7 @@ def init_structural_wf(
             "%s: neither a diffusion series nor FODs: no SIFT2 weights for its streamlines",
             "_".join("-".join(entity) for entity in run.entities),
         )
-    constrained = [
-        algorithm
-        for algorithm in algorithms
-        if TRACKINGS[algorithm].with_tissues
-        and (algorithm in tracked or (algorithm in weighed and has_tissues(run)))
-    ]
+    constrained = _find_constrained(run, algorithms, weighed=bool(weighed))
     if constrained:
         add_five_tissue(workflow, run, grid=grid, tissues=tissues, options=options)
     if (tracked or weighed) and run.dwi_file is not None:
@@ -297,6 +294,45 @@ def find_algorithms(run: DiffusionRun) -> list[str]:
             fix="Give QSIPrep's series or QSIRecon's streamlines.",
         )
     return algorithms
+
+
+def _find_constrained(run: DiffusionRun, algorithms: Sequence[str], *, weighed: bool) -> list[str]:
+    """Name the algorithms whose streamlines are tracked, or weighed, by tissues."""
+    return [
+        algorithm
+        for algorithm in algorithms
+        if TRACKINGS[algorithm].with_tissues
+        and (algorithm not in dict(run.tractograms) or (weighed and has_tissues(run)))
+    ]
+
+
+def needed_programs(run: DiffusionRun, options: StructuralOptions) -> tuple[str, ...]:
+    """Name the programs of MRtrix3 that the steps of `init_structural_wf` call, in their order.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to make connectomes from.
+    """
+    algorithms = find_algorithms(run)
+    tracks = any(algorithm not in dict(run.tractograms) for algorithm in algorithms)
+    weighs = is_weighed(run, options)
+    made = run.dwi_file is not None
+    unpacked = made_tissues = False
+    if _find_constrained(run, algorithms, weighed=weighs):
+        unpacked = needs_unpacking(run)
+        made_tissues = run.five_tissue_file is None and run.five_tissue_made is not None
+    needed = {
+        "mrconvert": tracks or weighs or unpacked,
+        "5ttgen": made_tissues,
+        "dwi2response": made and (tracks or weighs),
+        "dwi2fod": made and (tracks or weighs),
+        "mrcalc": tracks and options.sloppy,
+        "tckgen": tracks,
+        "tcksift2": weighs,
+        "tckmap": True,
+    }
+    return tuple(name for name, is_needed in needed.items() if is_needed)
 
 
 def find_reference(run: DiffusionRun) -> Path:

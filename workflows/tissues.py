@@ -30,6 +30,12 @@ def first_item(items: list[str] | str) -> str:
     return items if isinstance(items, str) else items[0]
 
 
+def needs_unpacking(run: DiffusionRun) -> bool:
+    """Say whether there is a ready five-tissue image, in a format of MRtrix3's own."""
+    ready = run.five_tissue_file
+    return ready is not None and not ready.name.endswith((".nii", ".nii.gz"))
+
+
 def add_five_tissue(
     workflow: pe.Workflow,
     run: DiffusionRun,
@@ -46,13 +52,13 @@ def add_five_tissue(
     )
     workflow.connect([(grid, five_tissue, [("reference_file", "reference_file")])])
     ready, maps = run.five_tissue_file, dict(run.probability_files)
-    if ready is not None and ready.name.endswith((".nii", ".nii.gz")):
-        five_tissue.inputs.five_tissue_file = str(ready)
-    elif ready is not None:
+    if needs_unpacking(run):
         unpack_tissues = pe.Node(
             Convert(in_file=str(ready), out_file="five_tissue.nii.gz"), name="unpack_tissues"
         )
         workflow.connect([(unpack_tissues, five_tissue, [("out_file", "five_tissue_file")])])
+    elif ready is not None:
+        five_tissue.inputs.five_tissue_file = str(ready)
     elif run.five_tissue_made is not None:
         _add_five_tissue_making(
             workflow, run.five_tissue_made, five_tissue, n_threads=options.n_threads

@@ -44,7 +44,9 @@ from .values import (
 )
 
 
-def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser) -> Settings:
+def settings_from(
+    namespace: argparse.Namespace, parser: argparse.ArgumentParser, *, runs_here: bool = True
+) -> Settings:
     """Turn parsed arguments into settings.
 
     Parameters
@@ -52,7 +54,9 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
     namespace
         As `kraken_bids.cli.make_parser` parses them.
     parser
-        The parser; its defaults tell which options ``--config-file`` may fill.
+        The parser; it tells which options ``--config-file`` may fill.
+    runs_here
+        Whether this machine does the work, and must have the programs that options need.
 
     Raises
     ------
@@ -107,7 +111,8 @@ def settings_from(namespace: argparse.Namespace, parser: argparse.ArgumentParser
     settings = replace(settings, compared_model_dir=compared_model_dir(n, settings))
     reader.read(lambda: _check_denoising(settings), None)
     reader.read(lambda: _check_folders(settings), None)
-    reader.read(lambda: _check_programs(settings), None)
+    if runs_here:
+        reader.read(lambda: _check_programs(settings), None)
     if settings.plugin_file:
         reader.read(
             lambda: check_plugin(
@@ -166,7 +171,8 @@ def _check_programs(settings: Settings) -> None:
             fix="Install graphviz (sudo apt-get install graphviz), or leave the option out.",
         )
     source = settings.structural.five_tissue
-    if settings.level == "participant" and "dwi" in settings.modalities:
+    is_step = settings.level == "participant" and "dwi" in settings.modalities
+    if is_step and settings.plugin_file is None:  # else steps may run on other machines
         missing = missing_five_tissue_programs(source)
         if missing:
             raise ResourceError(

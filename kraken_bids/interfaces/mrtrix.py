@@ -23,7 +23,10 @@ from nipype.interfaces.base import (
 from ..errors import InputError, KrakenBIDSError, ResourceError
 from ..images.tractograms import read_header
 
-INSTALL = "Install MRtrix3: sudo apt-get install mrtrix3."
+INSTALL = (
+    "Install MRtrix3: sudo apt-get install mrtrix3, or conda install -c conda-forge -c mrtrix3 "
+    "mrtrix3; or run in the container, which has it."
+)
 
 
 class MRtrixInputSpec(CommandLineInputSpec):

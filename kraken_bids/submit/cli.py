@@ -129,7 +129,8 @@ def _check_levels(namespace: argparse.Namespace) -> dict[str, Settings]:
         fill_resources(options)
         # A model that is not at hand is not fetched here.
         options.dry_run = namespace.dry_run or level == "group"
-        checked[level] = settings_from(options, parser)
+        # Nodes have their own programs, by a module or in a container.
+        checked[level] = settings_from(options, parser, runs_here=False)
         if level == "group" and checked[level].translation.model_dir is None:
             name = namespace.model or "krakencoder-2024"
             raise ResourceError(

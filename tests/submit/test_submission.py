@@ -259,6 +259,20 @@ def test_levels_that_are_typed_win_over_those_of_the_last_submission(
     assert "kraken-group.sh" in written_files(out)
 
 
+def test_programs_of_the_jobs_need_not_be_on_this_machine(
+    cohort, scheduler, out, tmp_path, monkeypatch, capsys
+):
+    cohort.add_freesurfer("01")
+    cohort.add_dwi("01")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))  # a scheduler, and nothing else
+    words = [str(cohort.root), str(out), "participant", "-w", str(tmp_path / "work"), "--dry-run"]
+    code = main([*words, "--modality", "dwi", "--atlases", "fs86", "--five-tissue", "hsvs",
+                 "--participant-label", "01", "--write-graph"])  # fmt: skip
+    told = capsys.readouterr()
+    assert code == 0, told.err
+    assert "not found" not in told.err
+
+
 def test_nothing_is_retried_while_jobs_are_queued(submit, scheduler, cohort, out, capsys):
     submit()
     (scheduler.parent / "bin" / "squeue").write_text('#!/bin/bash\necho "  $3 lab kraken R 1"\n')
