@@ -196,6 +196,10 @@ def run_participants(settings: Settings, *, action: str = "run", config: str = "
         return _write_pages(plans, settings, outcome)
     todo = work.todo
     check_programs(todo, settings)
+    if settings.translation.model_dir and settings.translation.device.startswith("cuda"):
+        from .run_single import check_device
+
+        check_device(settings.translation)
     _write_dataset(settings)
     finished = [plan for plan in plans if plan.label in done]
     outcome.skipped += [plan.label for plan in finished]
@@ -488,7 +492,11 @@ def _translate_finished(
         return
     from .run_single import translate_participants
 
-    translate_participants(plans, settings=settings, notes=outcome.failures, fail=outcome.fail)
+    try:
+        translate_participants(plans, settings=settings, notes=outcome.failures, fail=outcome.fail)
+    except KrakenBIDSError as error:  # what was measured stands, and is told
+        for plan in plans:
+            outcome.fail(plan.label, f"no predictions: {error}")
 
 
 #: Called with a session's label and what went wrong.

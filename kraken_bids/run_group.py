@@ -6,7 +6,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 from .bids.own_atlas import tell_mixed_origins
@@ -139,11 +140,12 @@ def check_cohort(
     problems: list[KrakenBIDSError] = []
     options, search = settings.translation, None
     sessions = of_flavors(everything, settings.flavors)
-    to_make = [f"FCpcorr_{atlas}_hpf" for atlas in settings.regularization.searched]
+    flavors = {flavor for session in sessions for flavor, _ in session.connectomes}
+    flavors |= {f"FCpcorr_{atlas}_hpf" for atlas in settings.regularization.searched}
     try:
-        options = check_model(options, sessions, to_make=to_make)
+        options = check_model(options, flavors)
     except KrakenBIDSError as problem:
-        problems.append(problem)
+        problems += several(problem)
     try:
         if Path(options.adaptation).is_file():
             search = plan_fitted_lambdas(settings, everything)
@@ -156,28 +158,42 @@ def check_cohort(
                 fetch=fetch,
             )
     except KrakenBIDSError as problem:
-        problems += problem.problems if isinstance(problem, Problems) else [problem]
-    if problems:
-        raise Problems(problems) if len(problems) > 1 else problems[0]
+        problems += several(problem)
+    raise_together(problems)
     return options, search
 
 
+def several(problem: KrakenBIDSError) -> tuple[KrakenBIDSError, ...]:
+    """The problems that an error stands for; mostly itself alone."""
+    return problem.problems if isinstance(problem, Problems) else (problem,)
+
+
+def raise_together(problems: Sequence[KrakenBIDSError]) -> None:
+    """Raise the one problem, or `Problems` with all of them, each once; nothing if there is none.
+
+    Raises
+    ------
+    KrakenBIDSError
+        As said.
+    """
+    unique = list({str(problem): problem for problem in problems}.values())
+    if unique:
+        raise Problems(unique) if len(unique) > 1 else unique[0]
+
+
 def check_model(
-    options: TranslationOptions,
-    sessions: Sequence[CohortSession],
-    *,
-    to_make: Sequence[str] = (),
+    options: TranslationOptions, flavors: Collection[str] | None = None
 ) -> TranslationOptions:
     """Refuse a model that is altered, or lacks what is asked for, before any work.
+
+    So is an adaptation file that is damaged, or was fitted for another model.
 
     Parameters
     ----------
     options
-        Model, fusions, sources and targets.
-    sessions
-        The cohort.
-    to_make
-        Flavors that the group level makes itself.
+        Model, adaptation, fusions, sources and targets.
+    flavors
+        Those that the cohort has, or is to get; None where it is not known yet: all of the model.
 
     Returns
     -------
@@ -187,23 +203,36 @@ def check_model(
     Raises
     ------
     KrakenBIDSError
-        If there is no model, or it is none for this cohort.
+        If there is no model, or it is none for this cohort: `Problems` with all that is wrong.
     """
+    from .model.adaptation_file import load_adaptations, load_adaptations_for
     from .model.bundle import open_bundle
     from .model.translation import plan_translation
 
     if options.model_dir is None:
         raise InputError("no model is given", where="--model", fix="Name a model or a bundle.")
-    bundle = open_bundle(options.model_dir)
-    bundle.verify()
-    plan_translation(
-        bundle,
-        {flavor for session in sessions for flavor, _ in session.connectomes} | {*to_make},
-        fusions=options.fusions,
-        predict_from=options.predict_from,
-        predict_to=options.predict_to,
-    )
-    return dataclasses.replace(options, model_sha256=bundle.sha256)
+    problems: list[KrakenBIDSError] = []
+    sha256, load = "", load_adaptations
+    try:
+        bundle = open_bundle(options.model_dir)
+        sha256, load = bundle.sha256, partial(load_adaptations_for, bundle=bundle)
+        bundle.verify()
+        plan_translation(
+            bundle,
+            bundle.flavors if flavors is None else flavors,
+            fusions=options.fusions,
+            predict_from=options.predict_from,
+            predict_to=options.predict_to,
+        )
+    except KrakenBIDSError as problem:
+        problems.append(problem)
+    try:
+        if Path(options.adaptation).is_file():
+            load(Path(options.adaptation))
+    except KrakenBIDSError as problem:
+        problems.append(problem)
+    raise_together(problems)
+    return dataclasses.replace(options, model_sha256=sha256)
 
 
 def model_targets(options: TranslationOptions) -> tuple[str, ...]:
@@ -246,6 +275,24 @@ def find_all_connectomes(settings: Settings) -> tuple[CohortSession, ...]:
     InputError
         If there are none.
     """
+    sessions = find_measured(settings)
+    if not sessions:
+        raise InputError(
+            "there are no measured connectomes",
+            where=str(settings.output_dir),
+            fix="Run the participant level first.",
+        )
+    return sessions
+
+
+def find_measured(settings: Settings) -> tuple[CohortSession, ...]:
+    """Find what is measured of those who are asked for; maybe nothing.
+
+    Raises
+    ------
+    KrakenBIDSError
+        With all that is ambiguous.
+    """
     from .bids.cohort import find_cohort
 
     selection = settings.selection
@@ -264,12 +311,6 @@ def find_all_connectomes(settings: Settings) -> tuple[CohortSession, ...]:
             leave_out_uncombined=True,
         )
     )
-    if not sessions:
-        raise InputError(
-            "there are no measured connectomes",
-            where=str(settings.output_dir),
-            fix="Run the participant level first.",
-        )
     _refuse_duplicates(sessions)
     for session in sessions:
         marked, _ = finished_outputs(settings.output_dir, session.label)

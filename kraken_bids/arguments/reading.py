@@ -97,7 +97,7 @@ def settings_from(
         flavors=flavors,
         functional=read_functional(n, reader),
         structural=read_structural(n, reader),
-        translation=read_translation(n, reader),
+        translation=read_translation(n, reader, flavors=flavors, bids_dir=bids_dir),
         resources=_read_resources(n, reader),
         plugin_file=optional_path(n.use_plugin, "--use-plugin", reader, existing_file),
         bids_database_dir=Path(n.bids_database_dir) if n.bids_database_dir else None,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import KrakenBIDSError, UsageError, suggest
@@ -23,14 +24,27 @@ RELMAT_FORMATS = ("tsv", "h5")
 ADAPTATION_MODES = ("none", "meanshift", "meanfit", "meanfit+meanshift")
 
 
-def read_translation(n: argparse.Namespace, reader: Reader) -> TranslationOptions:
-    """How the Krakencoder is used."""
+def read_translation(
+    n: argparse.Namespace, reader: Reader, *, flavors: Sequence[str], bids_dir: Path
+) -> TranslationOptions:
+    """How the Krakencoder is used.
+
+    Parameters
+    ----------
+    n
+        Parsed arguments.
+    reader
+        Notes what is wrong, of the model and the adaptation that the participant level uses, too.
+    flavors
+        Those asked for; empty: all.
+    bids_dir
+        Its ``participants.tsv`` may tell sites apart.
+    """
+    n_problems = len(reader.problems)
 
     def adaptation() -> str:
-        if n.adaptation in ADAPTATION_MODES:
-            return str(n.adaptation)
-        if n.adaptation == "meanfitshift":
-            return "meanfit+meanshift"
+        if _adaptation_mode(n):
+            return _adaptation_mode(n)
         path = Path(n.adaptation).expanduser().absolute()
         if path.is_file():
             return str(path)
@@ -80,7 +94,7 @@ def read_translation(n: argparse.Namespace, reader: Reader) -> TranslationOption
             )
         return str(n.relmat_format)
 
-    return TranslationOptions(
+    options = TranslationOptions(
         model_dir=reader.read(lambda: _model_dir(n), None),
         adaptation=reader.read(adaptation, "none"),
         adapt_by=n.adapt_by,
@@ -93,11 +107,33 @@ def read_translation(n: argparse.Namespace, reader: Reader) -> TranslationOption
         device=reader.read(device, "auto"),
         relmat_format=reader.read(relmat_format, "tsv"),
     )
+    if (
+        n.level == "participant"
+        and options.model_dir is not None
+        and len(reader.problems) == n_problems  # else it would be held against what was not meant
+        and not (n.reports_only or n.boilerplate_only)
+    ):
+        from ..run_single import check_options
+
+        file = bids_dir / "participants.tsv"
+        reader.read(lambda: check_options(options, flavors=flavors, participants_file=file), None)
+    return options
+
+
+def _adaptation_mode(n: argparse.Namespace) -> str:
+    """The mode that ``--adaptation`` names; empty if it names none, but maybe a file."""
+    name = "meanfit+meanshift" if n.adaptation == "meanfitshift" else str(n.adaptation)
+    return name if name in ADAPTATION_MODES else ""
+
+
+def _needs_cohort(n: argparse.Namespace) -> bool:
+    """Whether the adaptation has to be fitted, which the group level alone does."""
+    return _adaptation_mode(n) in ADAPTATION_MODES[1:]
 
 
 def _model_dir(n: argparse.Namespace) -> Path | None:
     """Where the model is; fetched by name. None where no model is used, or fetched only later."""
-    translates = n.level == "group" or (n.model and n.adaptation not in ADAPTATION_MODES[1:])
+    translates = n.level == "group" or (n.model and not _needs_cohort(n))
     if not translates or (n.level == "participant" and n.status):
         return None
     from ..model.pretrained import find_held_model, find_model
@@ -117,8 +153,16 @@ def compared_model_dir(n: argparse.Namespace, settings: Settings) -> Path | None
     from ..model.pretrained import find_held_model
 
     folder = Path(n.model_dir).expanduser().absolute() if n.model_dir else None
+    found = None
     try:
-        return find_held_model(n.model or "krakencoder-2024", folder=folder)
+        found = find_held_model(n.model or "krakencoder-2024", folder=folder)
     except KrakenBIDSError as error:
         _log.warning("measured connectomes are not compared with a model: %s", error)
-        return None
+    if n.model and _needs_cohort(n) and not (n.reports_only or n.boilerplate_only):
+        _log.info(
+            "--model %s: no predictions at this level, the group level makes them; those of "
+            "single participants need --adaptation FILE, fitted on an earlier cohort, or none%s",
+            n.model,
+            ". Here the model is used for training_mean_r only" if found else "",
+        )
+    return found

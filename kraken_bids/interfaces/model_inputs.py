@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..atlases import atlas_names
 from ..connectome.adaptation import ADAPTATIONS
-from ..errors import ModelError, UsageError
+from ..errors import UsageError
 from ..flavors import Flavor
 
 _log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def load_fitted(file: Path, bundle: Any, means: Any | None = None) -> dict[str, 
     ResourceError
         If the file is none.
     """
-    from ..model.adaptation_file import load_adaptations_for
+    from ..model.adaptation_file import load_adaptations_for, missing_adaptations
     from ..model.translation import adaptation_key
 
     adaptations = load_adaptations_for(file, bundle)
@@ -83,15 +83,9 @@ def load_fitted(file: Path, bundle: Any, means: Any | None = None) -> dict[str, 
         for flavor in means.flavors
         if means.n_participants(flavor, site)
     ]
-    missing = [key for key in wanted if key not in adaptations]
+    missing = missing_adaptations(adaptations, wanted, where=file)
     if missing:
         _log.warning("Left out, for %s lacks them: %s", file, ", ".join(missing))
-    if len(missing) == len(wanted):
-        raise ModelError(
-            f"has {', '.join(adaptations)}, but none of the cohort's {', '.join(wanted)}",
-            where=str(file),
-            fix="Fit it with the same flavors, and the same --adapt-by.",
-        )
     return adaptations
 
 

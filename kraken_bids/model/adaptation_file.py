@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,35 @@ def load_adaptations_for(path: Path, bundle: Bundle) -> dict[str, Adaptation]:
             fix="Fit it again with this model, or give the model that it was fitted for.",
         )
     return adaptations
+
+
+def missing_adaptations(
+    adaptations: Mapping[str, Adaptation], wanted: Sequence[str], *, where: Path
+) -> list[str]:
+    """Which adaptations of a cohort a file lacks.
+
+    Parameters
+    ----------
+    adaptations
+        Those of the file.
+    wanted
+        Keys (`kraken_bids.model.translation.adaptation_key`) of the cohort's flavors and sites.
+    where
+        The file.
+
+    Raises
+    ------
+    ModelError
+        If it lacks all of them.
+    """
+    missing = [key for key in wanted if key not in adaptations]
+    if len(missing) == len(wanted):
+        raise ModelError(
+            f"has {', '.join(adaptations)}, but none of the cohort's {', '.join(wanted)}",
+            where=str(where),
+            fix="Fit it with the same flavors, and the same --adapt-by.",
+        )
+    return missing
 
 
 def lambda_provenance(
