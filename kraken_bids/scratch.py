@@ -86,13 +86,13 @@ def estimate_scratch(plans: Sequence[SessionPlan], settings: Settings) -> Scratc
 
 def _tractogram_bytes(run: DiffusionRun, settings: Settings) -> int:
     """Room of a run's tractograms, made or unpacked."""
-    from kraken_bids.workflows.structural import TRACKINGS, find_algorithms
+    from kraken_bids.workflows.structural import TRACKINGS, find_tracked
 
     from .connectome.structural import tractogram_bytes
 
     ready = dict(run.tractograms)
     try:
-        tracked = [name for name in find_algorithms(run) if name not in ready]
+        tracked = find_tracked(run)
     except KrakenBIDSError:  # told when the graph is made
         tracked = []
     made = tractogram_bytes(

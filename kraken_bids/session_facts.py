@@ -90,19 +90,17 @@ def session_facts(plan: SessionPlan, *, sift2: bool = False) -> SessionFacts:
 
 
 def _diffusion(run: DiffusionRun, *, sift2: bool) -> DiffusionFacts:
-    ready = tuple(algorithm for algorithm, _ in run.tractograms)
+    from kraken_bids.workflows.structural import find_tracked
+
     has_fods = run.dwi_file is not None or run.fod_file is not None
+    tracked = tuple(find_tracked(run))
     note = dict(run.notes).get(TISSUE_MEASURE, "")
-    tracked = (
-        *(["ifod2act"] if note else []),
-        *(["sdstream"] if has_fods and "sdstream" not in ready else []),
-    )
     sources = {words: source for source, words in TISSUE_NOTES.items()}
     return DiffusionFacts(
         fods=_fods(run) if tracked or (has_fods and sift2) else NONE,
         tracked=tracked,
-        ready=ready,
-        tissues=sources.get(note, "given") if note else "",
+        ready=tuple(algorithm for algorithm, _ in run.tractograms),
+        tissues=sources.get(note, "given") if "ifod2act" in tracked else "",
     )
 
 

@@ -37,7 +37,7 @@ def run(tmp_path):
         bvec_file=tmp_path / "dwi.bvec",
         mask_file=None,
         labels=(LabelSource("coco439", Path("c.nii.gz"), "T1w", group_reason="no subject"),),
-        tissues=None,
+        tissues=LabelSource("tissues", Path("aparcaseg.nii.gz"), "T1w"),
         notes=((TISSUE_MEASURE, TISSUE_NOTES["freesurfer"]),),
     )
 
@@ -89,6 +89,12 @@ def test_given_fods_and_a_given_image(run):
     )  # fmt: skip
     assert facts(given).diffusion == (
         DiffusionFacts(GIVEN, ("ifod2act", "sdstream"), (), "given"),
+    )
+
+
+def test_without_tissues_nothing_is_told_of_as_constrained(run):
+    assert facts(replace(run, tissues=None, notes=())).diffusion == (
+        DiffusionFacts(MULTI_TISSUE, ("sdstream",), (), ""),
     )
 
 

@@ -169,7 +169,14 @@ def init_structural_wf(
         niu.IdentityInterface(fields=["five_tissue_file"], mandatory_inputs=False), name="tissues"
     )
 
-    tracked = [algorithm for algorithm in algorithms if algorithm not in dict(run.tractograms)]
+    tracked = find_tracked(run)
+    for lacking in TRACKINGS.keys() - set(algorithms):
+        if run.dwi_file is not None or run.fod_file is not None:
+            _log.warning(
+                "%s: no five-tissue image, FreeSurfer segmentation or tissue maps: no %s",
+                run.dwi_file or run.fod_file,
+                lacking,
+            )
     if run.dwi_file is None:
         grid.inputs.reference_file = str(find_reference(run))
     else:
@@ -281,12 +288,6 @@ def find_algorithms(run: DiffusionRun) -> list[str]:
         possible = origin is not None and (has_tissues(run) or not tracking.with_tissues)
         if algorithm in ready or possible:
             algorithms.append(algorithm)
-        elif origin is not None:
-            _log.warning(
-                "%s: no five-tissue image, FreeSurfer segmentation or tissue maps: no %s",
-                origin,
-                algorithm,
-            )
     if not algorithms:
         raise InputError(
             "neither a diffusion series nor a tractogram",
@@ -294,6 +295,18 @@ def find_algorithms(run: DiffusionRun) -> list[str]:
             fix="Give QSIPrep's series or QSIRecon's streamlines.",
         )
     return algorithms
+
+
+def find_tracked(run: DiffusionRun) -> list[str]:
+    """Name the algorithms whose streamlines are tracked, for no tractogram is given.
+
+    Raises
+    ------
+    InputError
+        As `find_algorithms`.
+    """
+    ready = dict(run.tractograms)
+    return [algorithm for algorithm in find_algorithms(run) if algorithm not in ready]
 
 
 def _find_constrained(run: DiffusionRun, algorithms: Sequence[str], *, weighed: bool) -> list[str]:
@@ -315,7 +328,7 @@ def needed_programs(run: DiffusionRun, options: StructuralOptions) -> tuple[str,
         If there is nothing to make connectomes from.
     """
     algorithms = find_algorithms(run)
-    tracks = any(algorithm not in dict(run.tractograms) for algorithm in algorithms)
+    tracks = bool(find_tracked(run))
     weighs = is_weighed(run, options)
     made = run.dwi_file is not None
     unpacked = made_tissues = False

@@ -19,6 +19,7 @@ from kraken_bids.settings import StructuralOptions
 from kraken_bids.workflows.structural import (
     find_algorithms,
     find_reference,
+    find_tracked,
     init_structural_wf,
 )
 
@@ -353,9 +354,16 @@ def test_algorithms_follow_from_the_inputs(run, algorithms):
     assert find_algorithms(run) == algorithms
 
 
-def test_ifod2_is_left_out_without_tissues_and_that_is_told(caplog):
-    assert find_algorithms(bare(dwi_file=DWI)) == ["sdstream"]
-    assert "no five-tissue image, FreeSurfer segmentation or tissue maps" in caplog.text
+def test_ifod2_is_left_out_without_tissues_and_that_is_told_once(phantom, caplog):
+    run = DiffusionRun(**{**vars(phantom), "five_tissue_file": None})
+    assert find_algorithms(run) == find_tracked(run) == ["sdstream"]
+    assert caplog.text == ""
+    init_structural_wf(run, options=StructuralOptions())
+    missing = "no five-tissue image, FreeSurfer segmentation or tissue maps: no ifod2act"
+    assert caplog.text.count(missing) == 1
+    caplog.clear()
+    init_structural_wf(phantom, options=StructuralOptions())
+    assert "tissue maps" not in caplog.text
 
 
 def test_run_without_series_and_tractograms_is_refused():
