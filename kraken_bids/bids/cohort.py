@@ -72,15 +72,17 @@ def find_cohort(
     problems: list[KrakenBIDSError] = []
     unused: dict[str, int] = {}
     for participant, session, files in _session_files(output_dir, participants, sessions):
-        uncombined: list[InputError] | None = [] if leave_out_uncombined else None
         try:
-            connectomes = _connectomes(_of_recipe(files, mark, unused), tasks, uncombined)
+            connectomes, uncombined = _connectomes(_of_recipe(files, mark, unused), tasks)
         except KrakenBIDSError as problem:
             problems.append(problem)
             continue
+        if uncombined and not leave_out_uncombined:
+            problems.append(uncombined[0])
+            continue
         if uncombined:
             _log.warning(
-                "%s: %d flavors are left out: %s",
+                "%s: %d flavor(s) are left out: %s",
                 session_label(participant, session), len(uncombined), uncombined[0],
             )  # fmt: skip
         if connectomes:
@@ -168,11 +170,9 @@ def _matrices(folder: Path) -> list[FoundFile]:
 
 
 def _connectomes(
-    files: Iterable[FoundFile],
-    tasks: Sequence[str],
-    uncombined: list[InputError] | None = None,
-) -> tuple[tuple[str, Path], ...]:
-    """One file a flavor; flavors whose runs are not combined are noted where there is a list."""
+    files: Iterable[FoundFile], tasks: Sequence[str]
+) -> tuple[tuple[tuple[str, Path], ...], list[InputError]]:
+    """One file a flavor, and the flavors of which there are runs but no combination."""
     by_flavor: dict[str, list[FoundFile]] = {}
     for file in files:
         atlas, meas = file.label("atlas"), file.label("meas")
@@ -184,17 +184,16 @@ def _connectomes(
         if flavor.datatype == file.datatype:
             by_flavor.setdefault(str(flavor), []).append(file)
     chosen: list[tuple[str, Path]] = []
+    uncombined: list[InputError] = []
     for name in sorted(by_flavor):
         try:
             one = _choose(name, by_flavor[name], tasks)
         except InputError as problem:  # runs without their combination; of tasks, UsageError
-            if uncombined is None:
-                raise
             uncombined.append(problem)
             continue
         if one is not None:
             chosen.append((name, one.path))
-    return tuple(chosen)
+    return tuple(chosen), uncombined
 
 
 def _choose(flavor: str, files: list[FoundFile], tasks: Sequence[str]) -> FoundFile | None:

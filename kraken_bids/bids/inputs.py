@@ -34,12 +34,7 @@ from .five_tissue_inputs import check_pattern
 from .functional_inputs import find_functional_runs
 from .functional_runs import FunctionalQuery
 from .own_atlas import tell_origins
-from .ready_diffusion import (
-    TRACTOGRAM_EXTENSIONS,
-    TRACTOGRAM_SUFFIXES,
-    other_streamlines,
-    tractogram_files,
-)
+from .ready_diffusion import tell_other_streamlines, tractogram_files
 from .ready_inputs import add_ready, merge_ready, ready_datatypes
 from .ready_series import find_ready_series
 from .sidecars import bids_uri
@@ -350,7 +345,7 @@ def _index(search: Search, participants: Sequence[str]) -> dict[str, Files]:
     for derivative in search.derivatives:
         if derivative.program == TRACTOGRAMS:
             files = tractogram_files(derivative.root)
-            _tell_other_streamlines(derivative.root)
+            tell_other_streamlines(derivative.root, files)
             found[derivative] = {
                 label: tuple(file for file in files if file.label("sub") == label)
                 for label in participants
@@ -359,21 +354,6 @@ def _index(search: Search, participants: Sequence[str]) -> dict[str, Files]:
         participant: {derivative: files[participant] for derivative, files in found.items()}
         for participant in participants
     }
-
-
-def _tell_other_streamlines(root: Path) -> None:
-    """Warn of streamlines that are not looked at because of their names."""
-    others = other_streamlines(root)
-    if others:
-        _log.warning(
-            "%d file(s) of streamlines in %s are left out, such as %s: names must be "
-            "sub-X[_ses-Y]…_{%s} with %s",
-            len(others),
-            root,
-            others[0].relative_to(root),
-            ",".join(TRACTOGRAM_SUFFIXES),
-            ", ".join(TRACTOGRAM_EXTENSIONS),
-        )
 
 
 def _find_participant(participant: str, files: Files, search: Search) -> list[FoundSession]:

@@ -145,14 +145,24 @@ def tractogram_files(root: Path) -> tuple[FoundFile, ...]:
     return tuple(found)
 
 
-def other_streamlines(root: Path) -> tuple[Path, ...]:
-    """List files of streamlines in such a folder that `tractogram_files` does not take."""
-    taken = {file.path for file in tractogram_files(root)}
-    return tuple(
+def tell_other_streamlines(root: Path, taken: Iterable[FoundFile]) -> None:
+    """Warn of streamlines in such a folder that are not looked at because of their names."""
+    names = {file.path for file in taken}
+    others = sorted(
         path
-        for path in sorted(root.rglob("*"))
-        if path.name.endswith(TRACTOGRAM_EXTENSIONS) and path not in taken
+        for path in root.rglob("*")
+        if path.name.endswith(TRACTOGRAM_EXTENSIONS) and path not in names
     )
+    if others:
+        _log.warning(
+            "%d file(s) of streamlines in %s are left out, such as %s: names must be "
+            "sub-X[_ses-Y]…_{%s} with %s",
+            len(others),
+            root,
+            others[0].relative_to(root),
+            ",".join(TRACTOGRAM_SUFFIXES),
+            ", ".join(TRACTOGRAM_EXTENSIONS),
+        )
 
 
 def given_tractograms(

@@ -122,7 +122,7 @@ def test_flavors_of_runs_that_were_not_combined_can_be_left_out(add, tmp_path, c
     assert one.connectomes == (("SCsdstream_fs86_volnorm", structural),)
     assert other.connectomes == (("FCcorr_fs86_hpf", whole),)
     (told,) = caplog.messages
-    assert "sub-01: 2 flavors are left out: FCcorr_fs86_hpf has 2 runs but no" in told
+    assert "sub-01: 2 flavor(s) are left out: FCcorr_fs86_hpf has 2 runs but no" in told
     assert "Run the participant level again" in told
 
 
