@@ -205,6 +205,16 @@ def test_group_page_holds_identification_and_adaptation(group_page):
     assert ["FCcorr_fs86_hpf", "", *numbers, "n/a", "n/a", "n/a"] in slopes[0]
 
 
+def test_columns_are_aligned_as_a_whole(participant_page):
+    headings = re.findall(r'<th scope="col"( class="right")?>(measure|value|meaning)</th>',
+                          participant_page)  # fmt: skip
+    assert {name: bool(right) for right, name in headings} == {
+        "measure": False, "value": True, "meaning": False,
+    }  # fmt: skip
+    cells = re.findall(r'<td>n_volumes</td><td class="([a-z ]*)">', participant_page)
+    assert set(cells) == {"number right"}
+
+
 def test_group_page_says_who_lacks_what(group_page):
     text = Page(group_page).text
     assert "1 of 3 sessions without structural connectomes" in text
